@@ -1,0 +1,167 @@
+"""The texts and pictures of the course, checked before use (lessons 02, 04, 07 and after).
+
+``data/README.md`` says where each file comes from, under which licence, and how to rebuild it;
+``data/SHA256SUMS`` holds the checksums that this module compares with. A learner's own text loads
+by its path.
+"""
+
+import codecs
+import functools
+import gzip
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+CLASS_NAMES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+"""Names of the ten Fashion-MNIST classes; the index is the label."""
+
+MIN_CHARACTERS = 10_000
+"""The least a learner's own text may have.
+
+Lessons hold out the last tenth for validation. These 1,000 characters, about 256 tokens of four
+characters, are what it takes to fill one window of a language model.
+"""
+
+Split = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+
+# An installed wheel carries the data inside the package; a clone has the folder beside it.
+_INSTALLED = Path(__file__).resolve().parent / "_data"
+_FOLDER = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parents[1] / "data"
+
+# First bytes of files that learners take for text: PDF, RTF, Word and e-book (zip), old Word, gzip.
+_NOT_TEXT = (b"%PDF", b"{\\rtf", b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"\x1f\x8b")
+
+
+class DataError(RuntimeError):
+    """A file is missing, damaged or not what the course can read; the message says the mend."""
+
+
+def _mend(name: str) -> str:
+    if _FOLDER == _INSTALLED:
+        return "Install the package again: `python -m pip install --force-reinstall aigc-utils`."
+    return (
+        f"Restore it in the course's folder with `git checkout -- data/{name}`, "
+        "or rebuild it with the command in data/README.md."
+    )
+
+
+def _checksums() -> dict[str, str]:
+    sums = _FOLDER / "SHA256SUMS"
+    if not sums.is_file():
+        raise DataError(f"data/SHA256SUMS is missing. {_mend('SHA256SUMS')}")
+    lines = sums.read_text(encoding="utf-8", errors="replace").splitlines()
+    pairs = [line.split(maxsplit=1) for line in lines if line.strip()]
+    if not pairs or any(len(pair) != 2 for pair in pairs):
+        raise DataError(f"data/SHA256SUMS is damaged. {_mend('SHA256SUMS')}")
+    return {name: digest for digest, name in pairs}
+
+
+def names() -> list[str]:
+    """Return the name of every data file of the course, as ``path`` takes it."""
+    return list(_checksums())
+
+
+@functools.cache
+def path(name: str) -> Path:
+    """Return the path of a data file, after checking its sha256 (once in a process).
+
+    ``name`` is relative to ``data/``, with forward slashes, as SHA256SUMS lists it. Raises
+    DataError when the file is not listed, missing, truncated or altered.
+    """
+    checksums = _checksums()
+    if name not in checksums:
+        raise DataError(f"There is no data file {name!r}: choose one of {', '.join(checksums)}.")
+    file = _FOLDER / name
+    if not file.is_file():
+        raise DataError(f"data/{name} is missing. {_mend(name)}")
+    raw = file.read_bytes()
+    digest = hashlib.sha256(raw).hexdigest()
+    if digest != checksums[name]:
+        raise DataError(
+            f"data/{name} is truncated or altered: its {len(raw):,} bytes have the sha256 "
+            f"{digest[:12]}…, not {checksums[name][:12]}…. {_mend(name)}"
+        )
+    return file
+
+
+def load_text(name_or_path: str | os.PathLike[str]) -> str:
+    """Return a text of the course by name, or a learner's own UTF-8 text file by path.
+
+    The one name so far is ``"pride_and_prejudice"``. Line ends become ``"\\n"`` and a byte order
+    mark is dropped. Raises DataError when the file is missing, empty, binary, not UTF-8, or
+    shorter than ``MIN_CHARACTERS``.
+    """
+    names = [file.removesuffix(".txt.gz") for file in _checksums() if file.endswith(".txt.gz")]
+    if name_or_path in names:
+        return gzip.decompress(path(f"{name_or_path}.txt.gz").read_bytes()).decode("utf-8")
+    file = Path(name_or_path).expanduser()
+    if not file.is_file():
+        raise DataError(
+            f"There is no text file {str(file)!r}: give the path of a file, seen from "
+            f"this notebook's folder, or a name of the course: {', '.join(names)}."
+        )
+    return _own_text(file)
+
+
+def _own_text(file: Path) -> str:
+    raw = file.read_bytes()
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{file.name} is UTF-16, not UTF-8. {_convert(file, 'utf-16')}")
+    if raw.startswith(_NOT_TEXT) or b"\0" in raw:
+        raise DataError(
+            f"{file.name} is not plain text: open it in the program that made it and "
+            "save it as plain text in UTF-8."
+        )
+    try:
+        text = raw.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        which = " (cp1252 is Western European; take 'gb18030' for Chinese)"
+        raise DataError(
+            f"{file.name} is not UTF-8: the byte 0x{raw[error.start]:02x} at offset "
+            f"{error.start:,} does not fit. {_convert(file, 'cp1252', which)}"
+        ) from None
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if not text.strip():
+        raise DataError(f"{file.name} is empty: choose a file with text in it.")
+    if len(text) < MIN_CHARACTERS:
+        raise DataError(
+            f"{file.name} has {len(text):,} characters and needs at least {MIN_CHARACTERS:,}: "
+            "the last tenth is held out for validation and must fill a window of the model."
+        )
+    return text
+
+
+def _convert(file: Path, encoding: str, which: str = "") -> str:
+    copy = file.with_name(f"{file.stem}-utf8.txt")
+    return (
+        f"Convert it with `Path({str(copy)!r}).write_text(Path({str(file)!r})"
+        f".read_text({encoding!r}), 'utf-8')`{which}, and load the copy."
+    )
+
+
+def load_fashion_mnist() -> tuple[Split, Split]:
+    """Return ``(train_images, train_labels), (test_images, test_labels)``, all uint8.
+
+    Images have the shapes (20000, 28, 28) and (4000, 28, 28), 0 is black and 255 white; labels
+    index ``CLASS_NAMES``. Every class has 2,000 training and 400 test pictures. The arrays are
+    fresh at each call. Raises DataError when the file is missing or damaged.
+    Source: Xiao, Rasul and Vollgraf, Fashion-MNIST, 2017.
+    """
+    with np.load(path("fashion_mnist.npz")) as file:
+        train = (file["train_images"], file["train_labels"])
+        test = (file["test_images"], file["test_labels"])
+    return train, test

@@ -1,0 +1,214 @@
+"""What a training run did: one run is one JSONL file, drawn live or as one static figure.
+
+The first line of the file holds the run's settings, every further line one step's metrics. A file
+that is being written can be read at any time, and a killed run loses at most its last line.
+Lessons 04, 06 and 09 draw their curves with this module.
+"""
+
+import contextlib
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from aigc_utils import plots, session
+
+
+@dataclass
+class History:
+    """The settings of one run and its rows of metrics, in the order they were logged."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def column(self, name: str) -> np.ndarray:
+        """Return the values of metric ``name``, shape (n,), from the rows that have it.
+
+        Raises KeyError, naming the metrics there are, when no row has it.
+        """
+        values = [row[name] for row in self.rows if name in row]
+        if not values:
+            known = sorted({key for row in self.rows for key in row})
+            raise KeyError(f"no row has the metric {name!r}; this run has {known}")
+        return np.array(values)
+
+    def points(self, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return two arrays (n,): metrics ``x`` and ``y`` from the rows that have both."""
+        both = [(row[x], row[y]) for row in self.rows if x in row and y in row]
+        if not both:
+            raise KeyError(f"no row has both {x!r} and {y!r}")
+        xs, ys = zip(*both, strict=True)
+        return np.array(xs), np.array(ys)
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the rows as a table; a metric that a row lacks is left empty."""
+        names = list(dict.fromkeys(key for row in self.rows for key in row))
+        with Path(path).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+class Run:
+    """Write one run to a JSONL file: ``with Run(path, lr=0.1) as run: run.log(step=1, loss=2.0)``.
+
+    ``append=True`` continues a file that an interrupted run left behind; ``settings`` are then
+    those of the file. Without it an existing file is replaced. Every row is flushed at once.
+    """
+
+    def __init__(self, path: str | Path, *, append: bool = False, **settings: Any) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        resumed = append and self.path.exists()
+        if resumed:
+            self.history = read(self.path)
+            # A killed run may leave half a line: write back only what was read.
+            _write(self.path, self.history)
+        else:
+            self.history = History(settings=settings)
+            _write(self.path, self.history)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def log(self, **metrics: Any) -> None:
+        """Append one row of metrics to the file and to ``history``."""
+        row = {name: _plain(value) for name, value in metrics.items()}
+        self.history.rows.append(row)
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; the history stays readable."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read(path: str | Path) -> History:
+    """Read a run back. A half-written last line is dropped; any other bad line is a ValueError."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no run at {path}; train first, or check the name")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number == len(lines) and number > 1:
+                break
+            raise ValueError(
+                f"line {number} of {path} is not JSON; delete the file and run again"
+            ) from None
+    if not rows or "settings" not in rows[0]:
+        raise ValueError(f"{path} does not begin with the settings of a run; it is another file")
+    return History(settings=rows[0]["settings"], rows=rows[1:])
+
+
+def overlay(ax: Axes, runs: Mapping[str, History], x: str, y: str) -> None:
+    """Draw metric ``y`` against ``x`` for every run, one labelled line each."""
+    for label, run in runs.items():
+        ax.plot(*run.points(x, y), label=label)
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.legend()
+
+
+def seed_band(
+    ax: Axes, runs: Sequence[History], x: str, y: str, *, label: str, color: str | None = None
+) -> None:
+    """Draw several seeds of one setting as a median line in a minimum-to-maximum band.
+
+    Raises ValueError when the runs were not logged at the same values of ``x``.
+    """
+    pairs = [run.points(x, y) for run in runs]
+    if any(not np.array_equal(pairs[0][0], xs) for xs, _ in pairs):
+        raise ValueError(f"the runs of {label!r} were logged at different values of {x!r}")
+    plots.band(ax, pairs[0][0], np.stack([ys for _, ys in pairs]), label=label, color=color)
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+
+
+class Live:
+    """A curve that grows while a learner watches and is one static figure otherwise.
+
+    ``with Live("step", ["train_loss", "val_loss"], title="…") as live: … live.update(history)``.
+    Under test and on paper nothing is drawn until the block ends: redraws cannot be compared.
+    """
+
+    def __init__(self, x: str, ys: Sequence[str], *, title: str = "", ylabel: str = "") -> None:
+        self.x, self.ys, self.title, self.ylabel = x, list(ys), title, ylabel
+        self._history = History()
+        self._display: Any = None
+
+    def update(self, history: History) -> None:
+        """Take the run as it stands; redraw it when a learner watches."""
+        self._history = history
+        if not session.is_interactive():
+            return
+        from IPython.display import display
+
+        figure = self.figure()
+        if self._display is None:
+            self._display = display(figure, display_id=True)
+        else:
+            self._display.update(figure)
+        plt.close(figure)
+
+    def figure(self) -> Figure:
+        """Return the figure of everything logged so far."""
+        figure, ax = plt.subplots()
+        for name in self.ys:
+            with contextlib.suppress(KeyError):  # not logged yet
+                ax.plot(*self._history.points(self.x, name), label=name.replace("_", " "))
+        ax.set_xlabel(self.x)
+        ax.set_ylabel(self.ylabel)
+        ax.set_title(self.title)
+        if ax.lines:
+            ax.legend()
+        return figure
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None and not session.is_interactive():
+            self.figure()
+            plt.show()
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write ``figure`` as a PNG file at 150 dots an inch, for a report or a slide."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(Path(path), dpi=150, format="png")
+
+
+def _write(path: Path, history: History) -> None:
+    lines = [{"settings": history.settings}, *history.rows]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Return NumPy and framework scalars as the Python numbers that JSON knows."""
+    return value.item() if hasattr(value, "item") else value

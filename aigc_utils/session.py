@@ -1,0 +1,88 @@
+"""The surroundings of a lesson: threads, quiet logs, seeds, print and figure options.
+
+Every lesson begins with ``from aigc_utils import session`` *before* the other imports, because
+numerical libraries read their environment variables once, when they are imported; and then, after
+the imports, calls ``session.start(seed=…)``, which seeds whatever has been loaded.
+"""
+
+import contextlib
+import os
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+THREADS = 2
+
+# `setdefault` keeps whatever a learner has already chosen, e.g. HF_HUB_OFFLINE=0 to go online.
+_ENVIRONMENT = {
+    # The same number of threads everywhere: sums are then added in the same order.
+    "OMP_NUM_THREADS": str(THREADS),
+    "MKL_NUM_THREADS": str(THREADS),
+    "OPENBLAS_NUM_THREADS": str(THREADS),
+    "TF_NUM_INTRAOP_THREADS": str(THREADS),
+    "TF_NUM_INTEROP_THREADS": "1",
+    # The Rust tokenizers warn when a process that used them is forked.
+    "TOKENIZERS_PARALLELISM": "false",
+    "KERAS_BACKEND": "tensorflow",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_ENABLE_ONEDNN_OPTS": "1",
+    # Lessons run without a network; transformers reads these when it is imported.
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+for _name, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+import numpy as np  # noqa: E402  (numpy reads the thread count set above)
+
+
+def start(seed: int = 0) -> np.random.Generator:
+    """Seed every random generator that is loaded and set print and figure options.
+
+    Seeds ``random``, NumPy's global generator and, when they have been imported, torch and Keras.
+    Returns a fresh NumPy generator with the same seed, for code that passes one explicitly.
+    """
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (libraries that still use the global state)
+    np.set_printoptions(precision=3, suppress=True, linewidth=100)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(seed)
+        torch.set_num_threads(THREADS)
+        torch.set_printoptions(precision=3, sci_mode=False, linewidth=100)
+    if keras := sys.modules.get("keras"):
+        keras.utils.set_random_seed(seed)
+    if "matplotlib" in sys.modules:
+        from aigc_utils import plots
+
+        plots.use_course_style()
+    return np.random.default_rng(seed)
+
+
+def is_interactive() -> bool:
+    """Return True when a learner watches a live kernel, False in tests, on paper and in scripts.
+
+    ``AIGC_STATIC=1`` (set by the tests and by ``make refresh``) turns live drawing and widgets
+    off: a cell then shows one figure that says the same.
+    """
+    return "ipykernel" in sys.modules and os.environ.get("AIGC_STATIC") != "1"
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Silence what C++ code writes to file descriptor 2 while the block runs.
+
+    TensorFlow logs several lines at import whatever its log level says; Python's own
+    ``sys.stderr`` cannot catch them. Python errors raised in the block still come through.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with Path(os.devnull).open("w") as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)

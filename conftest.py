@@ -1,0 +1,53 @@
+"""Surroundings of every test: static drawing, no network, and the cost of each notebook watched."""
+
+import json
+import os
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent
+NOTEBOOKS = ROOT / "notebooks"
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
+
+# Kernels inherit these: no widgets, no network but loopback, and no key of the person who tests.
+os.environ["AIGC_STATIC"] = "1"
+os.environ["PYTHONPATH"] = str(ROOT / "tools" / "offline")
+os.environ.pop("OPENAI_API_KEY", None)
+
+from aigc_utils import session  # noqa: E402, F401  (sets threads before numpy is imported)
+
+# A busy machine may be slower than the one that measured; a notebook that needs three times its
+# budget has become another notebook.
+SLACK = 3
+MAX_GIGABYTES = 4
+
+_seconds: dict[Path, float] = defaultdict(float)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Add up the seconds of each notebook's cells (nbval makes every cell a test)."""
+    path = ROOT / report.nodeid.split("::")[0]
+    if path.suffix == ".ipynb":
+        _seconds[path] += report.duration
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """After the last cell of a notebook, hold what it took against its budget."""
+    if item.path.suffix != ".ipynb" or (nextitem is not None and nextitem.path == item.path):
+        return
+    if not item.path.is_relative_to(NOTEBOOKS):
+        return
+    from refresh import peak_bytes
+
+    name = item.path.relative_to(NOTEBOOKS).as_posix()
+    budget = json.loads((NOTEBOOKS / "costs.json").read_text())[name]["budget"]
+    assert _seconds[item.path] <= SLACK * budget, (
+        f"{name} took {_seconds[item.path]:.0f} s; its budget is {budget} s"
+    )
+    gigabytes = peak_bytes(item.parent.kernel.km.provisioner.pid) / 2**30
+    assert gigabytes <= MAX_GIGABYTES, (
+        f"{name} took {gigabytes:.1f} GB; {MAX_GIGABYTES} are allowed"
+    )

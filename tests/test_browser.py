@@ -1,0 +1,106 @@
+"""What a learner sees: JupyterLab in a real browser opens the course and runs lesson 01 whole."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+]
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: sudo apt install chromium"),
+]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Serve a fresh learner's folder the way `make lab` does; give its address and the folder."""
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    shutil.copytree(ROOT / "tools", tmp_path / "tools")
+    subprocess.run([sys.executable, tmp_path / "tools" / "work.py"], check=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if k != "AIGC_STATIC"}
+    # The browser profile and the server's settings of whoever runs the tests stay untouched.
+    environment |= {"JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "HOME": str(tmp_path)}
+    command = [
+        *(sys.executable, "-m", "jupyter", "lab", "work/01_attention.ipynb", "--allow-root"),
+        *("--no-browser", f"--port={port}", "--IdentityProvider.token=test", "--ip=127.0.0.1"),
+    ]
+    with (tmp_path / "lab.log").open("w") as log:
+        server = subprocess.Popen(command, cwd=tmp_path, stderr=log, env=environment)
+    base = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{base}/api?token=test", timeout=1)
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield f"{base}/lab/tree/work/01_attention.ipynb?token=test", tmp_path
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def test_restart_and_run_all_in_the_browser(lab: tuple[str, Path], tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    address, folder = lab
+    cells = nbformat.read(ROOT / "notebooks" / "01_attention.ipynb", as_version=4).cells
+    n_code = sum(cell.cell_type == "code" for cell in cells)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.goto(address)
+        page.get_by_text(re.compile("After this lesson you can")).first.wait_for(timeout=90_000)
+        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=60_000)
+        page.screenshot(path=tmp_path / "opened.png")
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name=re.compile("Restart Kernel and Run All")).click()
+        page.locator(".jp-Dialog .jp-mod-accept").click()
+        # Every cell has run when the last count is on disk: JupyterLab saves what it shows.
+        saved = folder / "work" / "01_attention.ipynb"
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline:
+            page.wait_for_timeout(2_000)
+            page.keyboard.press("Control+s")
+            page.wait_for_timeout(500)
+            ran = [c for c in nbformat.read(saved, as_version=4).cells if c.cell_type == "code"]
+            status = page.locator(".jp-Notebook-ExecutionIndicator").first.get_attribute(
+                "data-status"
+            )
+            if status == "idle" and [c.execution_count for c in ran] == list(range(1, n_code + 1)):
+                break
+        page.screenshot(path=tmp_path / "ran.png")
+        browser.close()
+    assert [cell.execution_count for cell in ran] == list(range(1, n_code + 1))
+    errors = [o for cell in ran for o in cell.outputs if o.output_type == "error"]
+    expected = sum("raises-exception" in cell.metadata.get("tags", []) for cell in ran)
+    assert len(errors) == expected
+    untouched = (ROOT / "notebooks" / "01_attention.ipynb").read_bytes()
+    assert (folder / "notebooks" / "01_attention.ipynb").read_bytes() == untouched
+    if keep := os.environ.get("AIGC_SCREENSHOTS"):
+        shutil.copy(tmp_path / "opened.png", Path(keep) / "lab-opened.png")
+        shutil.copy(tmp_path / "ran.png", Path(keep) / "lab-ran.png")
