@@ -34,7 +34,7 @@ $(READY): requirements.lock pyproject.toml
 
 lab: setup ## open JupyterLab at lesson 01, in work/, where nothing of yours is overwritten
 	@$(BIN)/python tools/work.py
-	$(BIN)/jupyter lab work/01_attention.ipynb $(LAB_OPTIONS)
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/work/01_attention.ipynb $(LAB_OPTIONS)
 
 reset: setup ## restore one lesson in work/ and keep your copy beside it: make reset LESSON=01
 	@$(BIN)/python tools/work.py --reset $(LESSON)

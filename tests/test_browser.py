@@ -45,7 +45,7 @@ def lab(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     # The browser profile and the server's settings of whoever runs the tests stay untouched.
     environment |= {"JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "HOME": str(tmp_path)}
     command = [
-        *(sys.executable, "-m", "jupyter", "lab", "work/01_attention.ipynb", "--allow-root"),
+        *(sys.executable, "-m", "jupyter", "lab", "--allow-root"),
         *("--no-browser", f"--port={port}", "--IdentityProvider.token=test", "--ip=127.0.0.1"),
     ]
     with (tmp_path / "lab.log").open("w") as log:
@@ -74,7 +74,8 @@ def test_restart_and_run_all_in_the_browser(lab: tuple[str, Path], tmp_path: Pat
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.goto(address)
-        page.get_by_text(re.compile("After this lesson you can")).first.wait_for(timeout=90_000)
+        opening = page.locator(".jp-RenderedMarkdown", has_text="After this lesson you can")
+        opening.first.wait_for(timeout=90_000)
         page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=60_000)
         page.screenshot(path=tmp_path / "opened.png")
         page.get_by_role("menuitem", name="Run", exact=True).click()

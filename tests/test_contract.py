@@ -204,6 +204,13 @@ def test_measured_cost_is_within_budget(path: Path) -> None:
     assert cost["gigabytes"] <= 4
 
 
+@each_lesson
+def test_title_names_the_measured_cost(path: Path) -> None:
+    cost = COSTS[name(path)]
+    figures = f"**Measured** {cost['seconds']:.0f} s · {cost['gigabytes']:.1f} GB on 2 cores"
+    assert figures in load(path).cells[0].source
+
+
 def test_the_whole_course_fits_its_budget() -> None:
     assert sum(COSTS[name(path)]["seconds"] for path in LESSONS) <= 22 * 60
     assert sum(COSTS[name(path)]["seconds"] for path in SOLUTIONS) <= 5 * 60

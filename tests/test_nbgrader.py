@@ -1,7 +1,9 @@
 """A teacher's way through nbgrader: generate, collect three submissions, grade them by machine."""
 
 import ast
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import nbformat
@@ -26,10 +28,13 @@ def submit(course: Path, student: str, notebook: nbformat.NotebookNode, name: st
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Object of type")  # nbgrader's own use of SQLAlchemy
 @pytest.mark.parametrize("solution", SOLUTIONS, ids=lambda path: path.stem)
 def test_right_wrong_and_empty_submissions_get_the_right_points(
-    solution: Path, tmp_path: Path
+    solution: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # nbgrader calls `alembic` by name, as it stands in an activated environment.
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     config = Config()
     config.CourseDirectory.root = str(tmp_path)
     config.CourseDirectory.db_url = f"sqlite:///{tmp_path}/gradebook.db"

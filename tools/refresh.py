@@ -46,6 +46,7 @@ def execute(path: Path) -> dict[str, float]:
         timeout=CELL_SECONDS,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,  # one print, one output: where a stream is cut is chance
         resources={"metadata": {"path": str(path.parent)}},
     )
     peak = 0
@@ -93,10 +94,10 @@ def main() -> None:
     parser.add_argument("notebooks", nargs="*", help="default: all of them")
     os.environ["AIGC_STATIC"] = "1"
     os.environ["PYTHONPATH"] = str(ROOT / "tools" / "offline")
-    costs = json.loads(COSTS.read_text()) if COSTS.exists() else {}
     for path in selected(parser.parse_args().notebooks):
         name = path.relative_to(NOTEBOOKS).as_posix()
         cost = execute(path)
+        costs = json.loads(COSTS.read_text())  # another refresh may have written meanwhile
         costs.setdefault(name, {"budget": DEFAULT_BUDGET}).update(cost)
         COSTS.write_text(json.dumps(dict(sorted(costs.items())), indent=1) + "\n")
         print(f"{name}: {cost['seconds']:.1f} s, {cost['gigabytes']:.1f} GB", file=sys.stderr)
