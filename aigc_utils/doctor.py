@@ -13,11 +13,16 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-import psutil
-from packaging.requirements import Requirement
+INSTALL = "run `make setup`, or `python -m pip install -r requirements.lock` where there is no make"
+try:
+    import psutil
+    from packaging.requirements import Requirement
 
-from aigc_utils import data
+    from aigc_utils import data
+except ModuleNotFoundError as missing:  # the doctor is needed most when little is there
+    sys.exit(f"PROBLEM  {missing.name} is missing: {INSTALL}.")
 
+PYTHON = (3, 11)
 MEMORY_GB = 4  # the most that any lesson takes at its peak
 DISK_GB = 1  # the chat model's cache and the learner's own runs
 
@@ -29,6 +34,8 @@ OPTIONAL = {
 
 def requirements() -> list[Requirement]:
     """Return what the course itself needs, without its extras."""
+    if installed("aigc-utils") is None:
+        return []
     declared = metadata.requires("aigc-utils") or []
     return [r for r in map(Requirement, declared) if not (r.marker and "extra" in str(r.marker))]
 
@@ -43,14 +50,18 @@ def installed(name: str) -> str | None:
 
 def package_problems() -> Iterator[str]:
     """Yield one sentence for each package that is missing or has the wrong version."""
+    if sys.version_info[:2] != PYTHON:
+        yield f"This is Python {platform.python_version()} and the course needs Python 3.11."
+    if installed("aigc-utils") is None:
+        yield "The course's own package is missing: run `python -m pip install --editable .`."
     for needed in requirements():
         version = installed(needed.name)
         if version is None:
-            yield f"{needed.name} is missing: run `make setup`."
+            yield f"{needed.name} is missing: {INSTALL}."
         elif not needed.specifier.contains(version, prereleases=True):
             yield (
                 f"{needed.name} {version} is installed and the course needs "
-                f"{needed.specifier}: run `make setup`."
+                f"{needed.specifier}: {INSTALL}."
             )
 
 

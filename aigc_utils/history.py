@@ -206,7 +206,9 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 def _write(path: Path, history: History) -> None:
     lines = [{"settings": history.settings}, *history.rows]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    unfinished = path.with_name(path.name + ".tmp")  # whoever is killed here loses nothing
+    unfinished.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    unfinished.replace(path)
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,9 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": str(THREADS),
     "MKL_NUM_THREADS": str(THREADS),
     "OPENBLAS_NUM_THREADS": str(THREADS),
+    # Threads that wait for each other soon go to sleep instead of spinning. Measured with a small
+    # GPT: beside one busy program 60 steps take 7 s instead of 11 s, and alone 3.4 s, not 3.0 s.
+    "GOMP_SPINCOUNT": "1000",
     "TF_NUM_INTRAOP_THREADS": str(THREADS),
     "TF_NUM_INTEROP_THREADS": "1",
     # The Rust tokenizers warn when a process that used them is forked.

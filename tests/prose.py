@@ -17,10 +17,10 @@ UNITS = (
 )
 NUMBER = r"[-−]?\d+(?:,\d{3})*(?:\.\d+)?"
 CLAIM = re.compile(
-    rf"(?<![\w.,\-−^/])(?P<number>{NUMBER})(?P<unit>\s?%|[\s-](?:{UNITS})\b)?(?![\w/]|[.,]\d)"
+    rf"(?<![\w.,\-−^/])(?P<number>{NUMBER})(?P<unit>\s?%|[\s-]?(?:{UNITS})\b)?(?![\w/]|[.,]\d)"
 )
 NOT_PROSE = re.compile(
-    r"```.*?```|``.*?``|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|https?://\S+"
+    r"```.*?```|``.*?``|`[^`]*`|\$\$.*?\$\$|\$(?=\S)[^$\n]*(?:\n(?!\n)[^$\n]*)*(?<=\S)\$(?!\d)|\]\([^)]*\)|https?://\S+"
     r"|\*\*Measured\*\*.*?\n|\*\*Measured\*\*.*?$|<!--.*?-->",
     re.DOTALL,
 )
@@ -80,6 +80,8 @@ def output_numbers(cell: nbformat.NotebookNode) -> list[float]:
             texts.append(output.text)
         else:
             data = output.get("data", {})
+            if "image/png" in data:  # its text says only "Figure … with 1 Axes"
+                continue
             texts.extend(
                 data.get(kind, "") for kind in ("text/plain", "text/html", "text/markdown")
             )
@@ -118,7 +120,7 @@ def unsupported(notebook: nbformat.NotebookNode) -> list[Claim]:
                 for value in values
             ]
             if claim.is_percentage:
-                known += [100 * value for value in known]
+                known += [100 * value for value in known if 0 <= value <= 1]
             if not any(abs(value - claim.value) <= claim.tolerance for value in known):
                 wrong.append(claim)
     return wrong

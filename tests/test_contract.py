@@ -40,6 +40,16 @@ def tags(cell: nbformat.NotebookNode) -> set[str]:
     return set(cell.metadata.get("tags", []))
 
 
+def strings(node: object) -> list[str]:
+    """Return every string and every key in a notebook, pictures left out."""
+    if isinstance(node, str):
+        return [node]
+    if isinstance(node, dict):
+        parts = [part for key, part in node.items() if key != "image/png"]
+        return [*node, *(text for part in parts for text in strings(part))]
+    return [text for part in node for text in strings(part)] if isinstance(node, list) else []
+
+
 def prose_words(notebook: nbformat.NotebookNode) -> int:
     return sum(len(c.source.split()) for c in notebook.cells if c.cell_type == "markdown")
 
@@ -74,7 +84,7 @@ def test_a_cell_that_may_raise_is_followed_by_an_assertion(path: Path) -> None:
 
 @each_notebook
 def test_raw_file_names_no_machine_moment_or_key(path: Path) -> None:
-    text = "\n".join([json.dumps(c, ensure_ascii=False) for c in load(path).cells])
+    text = "\n".join(strings(load(path).cells))
     for pattern in (MACHINE_PATH, KEY, TIME_STAMP):
         assert not pattern.search(text), pattern.search(text).group()
     for output in ("widget-view+json", "image/svg+xml"):
@@ -134,9 +144,7 @@ def test_anatomy(path: Path) -> None:
     assert pictures >= 4
     assert 40 <= len(notebook.cells) <= 100
     assert 1200 <= prose_words(notebook) <= 3500
-    assert f"exercises/{path.name}" in notebook.cells[-1].source + "".join(
-        cell.source for cell in notebook.cells
-    )
+    assert f"exercises/{path.name}" in "".join(cell.source for cell in notebook.cells)
 
 
 @each_notebook
@@ -165,12 +173,16 @@ def test_a_changed_number_in_prose_is_noticed(path: Path) -> None:
         if "." in claim.text
     ]
     assert decimals, "a lesson quotes at least one number that it measured"
+    noticed = 0
     for claim in decimals:
         mutated = copy.deepcopy(notebook)
         cell = mutated.cells[claim.cell]
         number = claim.text.split()[0]
-        cell.source = cell.source.replace(number, f"{number}7391")
-        assert any(wrong.cell == claim.cell for wrong in prose.unsupported(mutated)), claim
+        other = number[:-1] + str((int(number[-1]) + 5) % 10)  # one digit, the last
+        cell.source = cell.source.replace(number, other)
+        noticed += any(wrong.cell == claim.cell for wrong in prose.unsupported(mutated))
+    # A changed digit may by chance be another number of the lesson; most may not.
+    assert noticed >= 0.75 * len(decimals), f"{noticed} of {len(decimals)} changes were noticed"
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=name)

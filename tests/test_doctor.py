@@ -23,7 +23,7 @@ def test_a_missing_package_is_a_problem(
     real = doctor.installed
     monkeypatch.setattr(doctor, "installed", lambda name: None if name == "keras" else real(name))
     assert doctor.main() == 1
-    assert "PROBLEM  keras is missing: run `make setup`." in capsys.readouterr().out
+    assert "PROBLEM  keras is missing: run `make setup`" in capsys.readouterr().out
 
 
 def test_a_wrong_version_is_a_problem(

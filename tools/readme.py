@@ -59,7 +59,10 @@ def pictures(path: Path) -> list[bytes]:
 
 def expected() -> dict[Path, bytes]:
     """Return every generated file with the content that it should have."""
-    before, _, rest = README.read_text(encoding="utf-8").partition(START)
+    text = README.read_text(encoding="utf-8")
+    if text.count(START) != 1 or text.count(END) != 1:
+        raise SystemExit(f"README.md must hold the lines {START!r} and {END!r} once each")
+    before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
     files = {README: f"{before}{START}\n{course_map()}\n{END}{after}".encode()}
     for name, (lesson, index) in FIGURES.items():

@@ -33,9 +33,9 @@ def peak_bytes(pid: int) -> int:
     """Return the largest resident size that process ``pid`` has had so far."""
     status = Path(f"/proc/{pid}/status")
     if status.exists():
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return psutil.Process(pid).memory_info().rss
+        sizes = [x for x in status.read_text().splitlines() if x.startswith("VmHWM")]
+        return int(sizes[0].split()[1]) * 1024 if sizes else 0  # a dead process has none
+    return psutil.Process(pid).memory_info().rss if psutil.pid_exists(pid) else 0
 
 
 def execute(path: Path) -> dict[str, float]:

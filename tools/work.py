@@ -23,7 +23,9 @@ def fill(source: Path, target: Path) -> list[Path]:
             copy = target / folder / notebook.name
             if not copy.exists():
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(notebook, copy)
+                unfinished = copy.with_suffix(".tmp")  # an interrupted copy is not taken for one
+                shutil.copyfile(notebook, unfinished)
+                unfinished.replace(copy)
                 made.append(copy)
     return made
 

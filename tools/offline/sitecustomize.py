@@ -1,8 +1,8 @@
 """Cut a Python process off from every network but its own machine.
 
 Tests and ``make refresh`` put this folder on ``PYTHONPATH``, so that every kernel they start loads
-this file first. An audit hook cannot be removed or patched away, so a lesson that passes under it
-truly needs no network.
+this file first. An audit hook cannot be removed or patched away: no Python code gets out through
+the standard library's sockets. Programs that are not Python are not held back; lessons start none.
 """
 
 import ipaddress
