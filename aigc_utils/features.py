@@ -1,0 +1,111 @@
+"""The course's clothes classifier and the features that lessons 08 to 10 score pictures with.
+
+Lesson 07 builds this network and trains it for a few epochs; the committed weights are the same
+network trained longer (``data/build_feature_net.py``). Its *features* are the 64 outputs of the
+penultimate layer before the activation; after the ReLU four in five of them would be zero.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from aigc_utils import data, session
+
+with session.quiet_stderr():
+    import keras
+    from keras import layers
+
+N_FEATURES = 64
+_BATCH = 500
+
+
+def build_classifier() -> keras.Sequential:
+    """Return the untrained network of lesson 07: pictures (n, 28, 28, 1) in [0, 1] to 10 logits.
+
+    Three convolutions, two poolings, 64 features, 10 classes; the layer ``"features"`` is the
+    penultimate one, before its activation. The initial weights come from Keras's global seed.
+    """
+    model = keras.Sequential([keras.Input((28, 28, 1))])
+    for channels, pooled in ((16, True), (32, True), (64, False)):
+        # Batch normalisation has a shift of its own, so the convolution needs no bias. Its running
+        # averages remember ten steps: Keras's hundred lag behind in the first epochs.
+        model.add(layers.Conv2D(channels, 3, padding="same", use_bias=False))
+        if pooled:
+            model.add(layers.MaxPooling2D(2))
+        model.add(layers.BatchNormalization(momentum=0.9))
+        model.add(layers.ReLU())
+    model.add(layers.Flatten())
+    model.add(layers.Dropout(0.4))
+    model.add(layers.Dense(N_FEATURES, name="features"))
+    model.add(layers.ReLU())
+    model.add(layers.Dense(len(data.CLASS_NAMES), name="logits"))
+    return model
+
+
+class FeatureNet:
+    """A trained classifier: call it for features, ``probabilities`` and ``classify`` for classes.
+
+    Pictures are uint8, shape (n, 28, 28), 0 black and 255 white; anything else is a ValueError.
+    ``model`` is the Keras network, which takes them as float32 (n, 28, 28, 1) in [0, 1].
+    """
+
+    def __init__(self, model: keras.Sequential) -> None:
+        self.model = model
+        outputs = [model.get_layer("features").output, model.get_layer("logits").output]
+        self._both = keras.Model(model.inputs[0], outputs)
+
+    def __call__(self, images: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return the features before the activation, float64 (n, 64)."""
+        return self._run(images)[0]
+
+    def probabilities(self, images: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return the probability of each class, float64 (n, 10); rows sum to one."""
+        logits = self._run(images)[1]
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return odds / odds.sum(axis=1, keepdims=True)
+
+    def classify(self, images: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Return the most probable class of each picture, int64 (n,), an index of CLASS_NAMES."""
+        return self._run(images)[1].argmax(axis=1)
+
+    def _run(
+        self, images: npt.ArrayLike
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        pictures = as_network_input(images)
+        # Called in pieces and not with `predict`, which traces anew for other numbers of pictures.
+        pieces = [
+            [keras.ops.convert_to_numpy(out) for out in self._both(pictures[i : i + _BATCH])]
+            for i in range(0, len(pictures), _BATCH)
+        ]
+        features, logits = (np.concatenate(part) for part in zip(*pieces, strict=True))
+        return features.astype(np.float64), logits.astype(np.float64)
+
+
+def as_network_input(images: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Return uint8 pictures (n, 28, 28) as the network reads them: float32 (n, 28, 28, 1), 0 to 1.
+
+    Raises ValueError for another shape or type, and when there is no picture at all.
+    """
+    pictures = np.asarray(images)
+    if pictures.ndim != 3 or pictures.shape[1:] != (28, 28) or len(pictures) == 0:
+        raise ValueError(
+            f"pictures have the shape (n, 28, 28), n at least 1, and these have {pictures.shape}"
+        )
+    if pictures.dtype != np.uint8:
+        raise ValueError(
+            f"pictures are uint8, 0…255, and these are {pictures.dtype}: floats x in [0, 1] become "
+            "uint8 with (255 * x).round().astype('uint8')"
+        )
+    return np.divide(pictures[..., None], 255, dtype=np.float32)
+
+
+def load_feature_net(name: str = "course") -> FeatureNet:
+    """Return a committed net: ``"course"``, or ``"judge"``, trained from another seed.
+
+    Make choices (of settings, of the best epoch) with the first, and let the second judge
+    what you have chosen. Raises DataError when the file is missing or damaged.
+    """
+    with np.load(data.path(f"models/feature_net/{name}.npz")) as file:
+        weights = [file[key].astype(np.float32) for key in sorted(file.files)]
+    model = build_classifier()
+    model.set_weights(weights)
+    return FeatureNet(model)
