@@ -1,0 +1,575 @@
+"""A decoder-only transformer in one file (lesson 03 builds it, lesson 05 adds the cache).
+
+One class serves two families. **GPT-2** (Radford et al., *Language Models are Unsupervised
+Multitask Learners*, 2019): LayerNorm, a learned vector per position, an MLP with GELU, biases,
+output head tied to the embedding. **Llama** (Touvron et al., *LLaMA*, 2023), with Qwen3 (Yang et
+al., 2025) as its variant that normalises queries and keys: RMSNorm (Zhang & Sennrich, 2019),
+rotary positions (Su et al., *RoFormer*, 2021), a gated MLP (Shazeer, *GLU Variants Improve
+Transformer*, 2020), key/value heads shared by several query heads (Ainslie et al., *GQA*, 2023),
+no biases. `GPTConfig` says which: the defaults are GPT-2, `GPTConfig(..., **LLAMA)` is Llama.
+
+Shapes: B batch, T time (tokens), D `d_model`, H `n_heads`, G `n_kv_heads`, d `head_dim`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# The choices that turn the GPT-2 defaults below into a Llama: GPTConfig(vocab_size=…, **LLAMA).
+LLAMA: dict[str, Any] = {"norm": "rms", "positions": "rotary", "mlp": "swiglu", "bias": False}
+
+ACTIVATIONS = {
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),  # GPT-2
+    "gelu": F.gelu,  # nanoGPT: the exact GELU
+    "relu2": lambda x: F.relu(x).square(),  # So et al., Primer, 2021
+}
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Everything that fixes the shape of a `GPT`; the defaults are a small GPT-2."""
+
+    vocab_size: int
+    context: int = 64  # the longest sequence, in tokens
+    n_layers: int = 4
+    n_heads: int = 4
+    d_model: int = 128
+    n_kv_heads: int | None = None  # None: as many as n_heads (no sharing)
+    d_mlp: int | None = None  # None: 4 * d_model
+    norm: str = "layer"  # "layer" | "rms"
+    positions: str = "learned"  # "learned" | "rotary"
+    mlp: str = "gelu_tanh"  # "gelu_tanh" | "gelu" | "relu2" | "swiglu" (gated)
+    bias: bool = True
+    qk_norm: bool = False  # RMSNorm on every query and key (Qwen3)
+    tied: bool = True  # the output head is the embedding, transposed
+    dropout: float = 0.0  # on the embedding and on what each branch adds
+    norm_eps: float = 1e-5
+    rope_theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        options = {
+            "norm": ("layer", "rms"),
+            "positions": ("learned", "rotary"),
+            "mlp": (*ACTIVATIONS, "swiglu"),
+        }
+        for name, allowed in options.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {allowed}.")
+        for name in ("vocab_size", "context", "n_layers", "n_heads", "d_model"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.d_model % self.n_heads:
+            raise ValueError(
+                f"d_model={self.d_model} must be a multiple of n_heads={self.n_heads}: "
+                "every head gets an equal slice."
+            )
+        if self.n_heads % self.kv_heads:
+            raise ValueError(
+                f"n_heads={self.n_heads} must be a multiple of n_kv_heads={self.kv_heads}: "
+                "every key/value head serves the same number of query heads."
+            )
+        if self.positions == "rotary" and self.head_dim % 2:
+            raise ValueError(
+                f"Rotary positions turn pairs, so d_model / n_heads = {self.head_dim} must be even."
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head, d_model / n_heads."""
+        return self.d_model // self.n_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key/value heads."""
+        return self.n_kv_heads or self.n_heads
+
+    @property
+    def mlp_width(self) -> int:
+        """Width of the MLP's hidden layer."""
+        return self.d_mlp or 4 * self.d_model
+
+
+class KVCache:
+    """Keys and values of the tokens read so far, so that they are computed once.
+
+    Holds 2 · n_layers · batch · n_kv_heads · length · head_dim numbers; `length` defaults to the
+    model's context. Pass the same cache to every call: `model(next_ids, cache)`.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        batch: int = 1,
+        length: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        rows = config.context if length is None else min(length, config.context)
+        shape = (config.n_layers, batch, config.kv_heads, rows, config.head_dim)
+        self.keys = torch.empty(shape, dtype=dtype)
+        self.values = torch.empty(shape, dtype=dtype)
+        self.used = 0  # tokens stored; `GPT.forward` moves it on once all layers have written
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k and v (B, G, T, d) after what is there; return all of this layer's so far."""
+        end = self.used + k.shape[2]
+        self.keys[layer, :, :, self.used : end] = k
+        self.values[layer, :, :, self.used : end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class RMSNorm(nn.RMSNorm):
+    """x / √(mean(x²) + eps) · weight over the last axis, in the precision of x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (…, width); mixed precision needs the weight cast to match."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+def make_norm(config: GPTConfig, width: int | None = None) -> nn.Module:
+    """LayerNorm or RMSNorm over the last axis."""
+    width = width or config.d_model
+    if config.norm == "rms":
+        return RMSNorm(width, eps=config.norm_eps)
+    return nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias)
+
+
+def rotary_tables(config: GPTConfig) -> tuple[Tensor, Tensor]:
+    """Cosine and sine, (context, head_dim), of angle position · theta^(-2i/d) (RoFormer, eq. 15).
+
+    Pair i is the coordinates i and i + d/2 (the Llama layout; the paper pairs neighbours).
+    """
+    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    angles = torch.outer(torch.arange(config.context).float(), 1.0 / config.rope_theta**half)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair of coordinates of x (B, heads, T, d) by its position's angle."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Causal self-attention with several heads: the only place where tokens meet."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = (config.n_heads + 2 * config.kv_heads) * config.head_dim
+        self.qkv = nn.Linear(config.d_model, width, bias=config.bias)
+        self.out = nn.Linear(config.d_model, config.d_model, bias=config.bias)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, eps=config.norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, eps=config.norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor] | None,
+        mask: Tensor,
+        cache: KVCache | None,
+        layer: int,
+    ) -> Tensor:
+        """Read x (B, T, D), mix along T, return (B, T, D); `layer` is this block's cache row."""
+        c, (B, T, D) = self.config, x.shape
+        heads = self.qkv(x).view(B, T, -1, c.head_dim).transpose(1, 2)  # (B, H + 2G, T, d)
+        q, k, v = heads.split((c.n_heads, c.kv_heads, c.kv_heads), dim=1)
+        if c.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+        y = attend(q, k, v, mask)
+        return self.out(y.transpose(1, 2).reshape(B, T, D))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d + mask) v for q (B, H, T, d) and k, v (B, G, S, d); mask (T, S).
+
+    While gradients are recorded the formula is written out: at the short contexts of this course
+    it trains faster on a CPU than the fused kernel, which takes over for inference.
+    """
+    shared = q.shape[1] // k.shape[1]
+    if shared > 1:  # each key/value head serves `shared` query heads in a row
+        k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
+    if not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT + mask.to(q.dtype)
+    return scores.softmax(dim=-1) @ v
+
+
+class MLP(nn.Module):
+    """Two linear maps with a bend between them, applied to every token alone."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.kind = config.mlp
+        width = config.mlp_width * (2 if self.kind == "swiglu" else 1)
+        self.up = nn.Linear(config.d_model, width, bias=config.bias)
+        self.down = nn.Linear(config.mlp_width, config.d_model, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, T, D) to (B, T, D)."""
+        x = self.up(x)
+        if self.kind == "swiglu":  # one half opens and closes the gates of the other
+            gate, x = x.chunk(2, dim=-1)
+            return self.down(F.silu(gate) * x)
+        return self.down(ACTIVATIONS[self.kind](x))
+
+
+class Block(nn.Module):
+    """Attention, then MLP; each reads a normalised copy of the stream and adds to it."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.norm1, self.attention = make_norm(config), Attention(config)
+        self.norm2, self.mlp = make_norm(config), MLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor] | None,
+        mask: Tensor,
+        cache: KVCache | None,
+        layer: int,
+    ) -> Tensor:
+        """Return the stream x (B, T, D) after this block."""
+        x = x + self.dropout(self.attention(self.norm1(x), rope, mask, cache, layer))
+        return x + self.dropout(self.mlp(self.norm2(x)))
+
+
+class GPT(nn.Module):
+    """ids (B, T) -> logits (B, T, vocab_size): row t scores the token that follows token t."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        if config.positions == "learned":
+            self.position = nn.Embedding(config.context, config.d_model)
+        else:
+            cos, sin = rotary_tables(config)
+            self.register_buffer("cos", cos, persistent=False)
+            self.register_buffer("sin", sin, persistent=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = make_norm(config)
+        if not config.tied:
+            self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self, zero_branches: bool = False) -> None:
+        """Draw fresh weights: normal with standard deviation 0.02, biases 0, norms 1.
+
+        The last map of each branch gets 0.02 / √(2 · n_layers), so that the sum of all branches
+        keeps its size (GPT-2, section 2.3), or zeros with `zero_branches`: each block then starts
+        as the identity (Zhang et al., *Fixup*, 2019).
+        """
+        for name, weight in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(weight)
+            elif weight.ndim == 1:
+                nn.init.ones_(weight)
+            elif name.endswith(("attention.out.weight", "mlp.down.weight")):
+                std = 0.0 if zero_branches else 0.02 / math.sqrt(2 * self.config.n_layers)
+                nn.init.normal_(weight, std=std)
+            else:
+                nn.init.normal_(weight, std=0.02)
+
+    def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Logits for every position of ids (B, T), int64; with a cache, ids continue it.
+
+        Raises ValueError when ids have another shape or type, lie outside the vocabulary, or do
+        not fit the context.
+        """
+        past = 0 if cache is None else cache.used
+        self._check(ids, past)
+        T = ids.shape[1]
+        x = self.embedding(ids)
+        rope = None
+        if self.config.positions == "learned":
+            x = x + self.position.weight[past : past + T]
+        else:
+            rope = self.cos[past : past + T].to(x.dtype), self.sin[past : past + T].to(x.dtype)
+        # Token t may see the past and itself: -inf above the diagonal becomes weight 0.
+        mask = torch.full((T, past + T), -math.inf, device=x.device).triu(past + 1)
+        x = self.dropout(x)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rope, mask, cache, layer)
+        if cache is not None:
+            cache.used += T
+        x = self.norm(x)
+        return F.linear(x, self.embedding.weight if self.config.tied else self.head.weight)
+
+    def _check(self, ids: Tensor, past: int) -> None:
+        if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
+            raise ValueError(
+                "ids must be integers of shape (batch, time), not "
+                f"{str(ids.dtype).removeprefix('torch.')} of shape {tuple(ids.shape)}."
+            )
+        if ids.numel() == 0:
+            raise ValueError(f"ids are empty, shape {tuple(ids.shape)}: give at least one token.")
+        length, context = past + ids.shape[1], self.config.context
+        if length > context:
+            raise ValueError(
+                f"The input is {length} tokens long and the model's context is {context}: "
+                f"keep the last {context}."
+            )
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= self.config.vocab_size:
+            raise ValueError(
+                f"Token ids must lie in 0…{self.config.vocab_size - 1} (vocab_size "
+                f"{self.config.vocab_size}), but {low if low < 0 else high} is among them: "
+                "was another tokenizer used?"
+            )
+
+    def save(self, folder: str | Path) -> None:
+        """Write config.json and weights.safetensors into `folder`, each at once or not at all."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        (folder / "config.tmp").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        (folder / "config.tmp").replace(folder / "config.json")
+        save_file(weights, folder / "weights.tmp")
+        (folder / "weights.tmp").replace(folder / "weights.safetensors")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> GPT:
+        """Read what `save` wrote; the model comes back in evaluation mode."""
+        folder = Path(folder)
+        model = cls(GPTConfig(**json.loads((folder / "config.json").read_text())))
+        model.load_state_dict(load_file(folder / "weights.safetensors"))
+        return model.eval()
+
+    @classmethod
+    def from_huggingface(cls, model: PreTrainedModel) -> GPT:
+        """Copy a GPT2LMHeadModel, LlamaForCausalLM or Qwen3ForCausalLM; logits stay equal.
+
+        The copy is float32 and in evaluation mode. Raises ValueError for another class or for an
+        option that this file leaves out (scaled rotary positions, sliding windows …).
+        """
+        kind, theirs = model.config.model_type, model.config
+        if kind not in ("gpt2", "llama", "qwen3"):
+            raise ValueError(f"Only gpt2, llama and qwen3 can be converted, not {kind!r}.")
+        config = _config_from_gpt2(theirs) if kind == "gpt2" else _config_from_llama(theirs)
+        source, weights = model.state_dict(), {}
+        for ours, parts in _weight_names(config).items():
+            # GPT-2 stores its linear maps transposed (Conv1D), Llama keeps q, k and v apart.
+            found = [source[name] for name in parts]
+            joined = torch.cat(found).float()
+            turned = kind == "gpt2" and joined.ndim == 2 and ours.startswith("blocks")
+            weights[ours] = joined.T if turned else joined
+        ours_model = cls(config)
+        ours_model.load_state_dict(weights)
+        return ours_model.eval()
+
+    def to_huggingface(self) -> PreTrainedModel:
+        """Build the transformers model with these weights: GPT-2, Llama or, with qk_norm, Qwen3.
+
+        Raises ValueError when no class of transformers computes what this configuration does.
+        """
+        import transformers
+
+        c = self.config
+        weights = self.state_dict()
+        target: dict[str, Tensor] = {}
+        for ours, parts in _weight_names(c).items():
+            weight = weights[ours].detach().clone()
+            if _family(c) == "gpt2" and weight.ndim == 2 and ours.startswith("blocks"):
+                weight = weight.T.contiguous()
+            sizes = _part_sizes(c, ours, weight.shape[0]) if len(parts) > 1 else [weight.shape[0]]
+            target.update(zip(parts, weight.split(sizes), strict=True))
+        if _family(c) == "gpt2":
+            model: PreTrainedModel = transformers.GPT2LMHeadModel(_gpt2_config(c))
+        elif c.qk_norm:
+            model = transformers.Qwen3ForCausalLM(_llama_config(c, transformers.Qwen3Config))
+        else:
+            model = transformers.LlamaForCausalLM(_llama_config(c, transformers.LlamaConfig))
+        missing, unexpected = model.load_state_dict(target, strict=False)
+        assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
+        model.tie_weights()
+        return model.eval()
+
+
+def _family(config: GPTConfig) -> str:
+    """Return the transformers class that computes exactly this configuration."""
+    c = config
+    if (c.norm, c.positions, c.bias, c.qk_norm) == ("layer", "learned", True, False):
+        if c.mlp in ("gelu_tanh", "gelu") and c.kv_heads == c.n_heads:
+            return "gpt2"
+    elif (c.norm, c.positions, c.mlp, c.bias) == ("rms", "rotary", "swiglu", False):
+        return "qwen3" if c.qk_norm else "llama"
+    raise ValueError(
+        "transformers has no class for this mixture: use the defaults (GPT-2) or **LLAMA, "
+        f"not norm={c.norm!r}, positions={c.positions!r}, mlp={c.mlp!r}, bias={c.bias}, "
+        f"qk_norm={c.qk_norm}, n_kv_heads={c.n_kv_heads}."
+    )
+
+
+def _weight_names(config: GPTConfig) -> dict[str, tuple[str, ...]]:
+    """Our parameter -> the transformers parameters whose rows, stacked, are its rows."""
+    family = _family(config)
+    gpt2 = family == "gpt2"
+    root = "transformer" if gpt2 else "model"
+    names: dict[str, tuple[str, ...]] = {
+        "embedding.weight": (f"{root}.{'wte' if gpt2 else 'embed_tokens'}.weight",),
+        "norm.weight": (f"{root}.{'ln_f' if gpt2 else 'norm'}.weight",),
+    }
+    if gpt2:
+        names["position.weight"] = (f"{root}.wpe.weight",)
+        names["norm.bias"] = (f"{root}.ln_f.bias",)
+    if not config.tied:
+        names["head.weight"] = ("lm_head.weight",)
+    if gpt2:
+        parts: dict[str, tuple[str, ...]] = {
+            "norm1": ("ln_1",),
+            "attention.qkv": ("attn.c_attn",),
+            "attention.out": ("attn.c_proj",),
+            "norm2": ("ln_2",),
+            "mlp.up": ("mlp.c_fc",),
+            "mlp.down": ("mlp.c_proj",),
+        }
+    else:
+        parts = {
+            "norm1": ("input_layernorm",),
+            "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            "attention.out": ("self_attn.o_proj",),
+            "norm2": ("post_attention_layernorm",),
+            "mlp.up": ("mlp.gate_proj", "mlp.up_proj"),
+            "mlp.down": ("mlp.down_proj",),
+        }
+        if config.qk_norm:
+            parts |= {
+                "attention.q_norm": ("self_attn.q_norm",),
+                "attention.k_norm": ("self_attn.k_norm",),
+            }
+    for i in range(config.n_layers):
+        theirs = f"{root}.{'h' if gpt2 else 'layers'}.{i}."
+        for ours, pieces in parts.items():
+            for end in ("weight", "bias") if config.bias else ("weight",):
+                names[f"blocks.{i}.{ours}.{end}"] = tuple(f"{theirs}{p}.{end}" for p in pieces)
+    return names
+
+
+def _part_sizes(config: GPTConfig, name: str, rows: int) -> list[int]:
+    """Rows of each part of a stacked matrix: q, k and v, or the MLP's gate and value."""
+    if "qkv" in name:
+        d = config.head_dim
+        return [config.n_heads * d, config.kv_heads * d, config.kv_heads * d]
+    return [rows // 2, rows // 2]
+
+
+def _refuse(options: dict[str, bool]) -> None:
+    for option, present in options.items():
+        if present:
+            raise ValueError(f"This model uses {option}, which this GPT leaves out.")
+
+
+def _config_from_gpt2(theirs: Any) -> GPTConfig:
+    activations = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
+    _refuse(
+        {
+            f"the activation {theirs.activation_function}": theirs.activation_function
+            not in activations,
+            "unscaled attention": not theirs.scale_attn_weights,
+            "attention scaled by layer": theirs.scale_attn_by_inverse_layer_idx,
+            "cross-attention": theirs.add_cross_attention,
+        }
+    )
+    return GPTConfig(
+        vocab_size=theirs.vocab_size,
+        context=theirs.n_positions,
+        n_layers=theirs.n_layer,
+        n_heads=theirs.n_head,
+        d_model=theirs.n_embd,
+        d_mlp=theirs.n_inner,
+        mlp=activations[theirs.activation_function],
+        tied=theirs.tie_word_embeddings,
+        norm_eps=theirs.layer_norm_epsilon,
+    )
+
+
+def _config_from_llama(theirs: Any) -> GPTConfig:
+    rope = theirs.rope_parameters
+    heads = theirs.num_attention_heads
+    _refuse(
+        {
+            f"the activation {theirs.hidden_act}": theirs.hidden_act not in ("silu", "swish"),
+            f"{rope.get('rope_type')} rotary positions": rope.get("rope_type") != "default",
+            "biases": theirs.attention_bias or getattr(theirs, "mlp_bias", False),
+            "heads wider than d_model / n_heads": theirs.head_dim * heads != theirs.hidden_size,
+            "a sliding window": bool(getattr(theirs, "sliding_window", None)),
+        }
+    )
+    return GPTConfig(
+        vocab_size=theirs.vocab_size,
+        context=theirs.max_position_embeddings,
+        n_layers=theirs.num_hidden_layers,
+        n_heads=heads,
+        d_model=theirs.hidden_size,
+        n_kv_heads=theirs.num_key_value_heads,
+        d_mlp=theirs.intermediate_size,
+        qk_norm=theirs.model_type == "qwen3",
+        tied=theirs.tie_word_embeddings,
+        norm_eps=theirs.rms_norm_eps,
+        rope_theta=rope["rope_theta"],
+        **LLAMA,
+    )
+
+
+def _gpt2_config(c: GPTConfig) -> Any:
+    from transformers import GPT2Config
+
+    return GPT2Config(
+        vocab_size=c.vocab_size,
+        n_positions=c.context,
+        n_embd=c.d_model,
+        n_layer=c.n_layers,
+        n_head=c.n_heads,
+        n_inner=c.d_mlp,
+        activation_function="gelu_new" if c.mlp == "gelu_tanh" else "gelu",
+        embd_pdrop=c.dropout,
+        resid_pdrop=c.dropout,
+        attn_pdrop=0.0,
+        layer_norm_epsilon=c.norm_eps,
+        tie_word_embeddings=c.tied,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+
+
+def _llama_config(c: GPTConfig, kind: Any) -> Any:
+    return kind(
+        vocab_size=c.vocab_size,
+        max_position_embeddings=c.context,
+        num_hidden_layers=c.n_layers,
+        num_attention_heads=c.n_heads,
+        num_key_value_heads=c.kv_heads,
+        head_dim=c.head_dim,
+        hidden_size=c.d_model,
+        intermediate_size=c.mlp_width,
+        rms_norm_eps=c.norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
+        tie_word_embeddings=c.tied,
+        bos_token_id=None,
+        eos_token_id=None,
+    )

@@ -1,0 +1,231 @@
+"""The GPT of lessons 03–05 against transformers, its own cache, and bad input."""
+
+import math
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aigc_utils.gpt import GPT, LLAMA, GPTConfig, KVCache
+
+CONTEXT = 33
+FAMILIES = {
+    "gpt2": {},
+    "llama": LLAMA,
+    "llama-shared-heads": {**LLAMA, "n_kv_heads": 2},
+    "qwen3": {**LLAMA, "qk_norm": True, "n_kv_heads": 1},
+}
+SMALL = {"vocab_size": 97, "context": CONTEXT, "n_layers": 2, "n_heads": 4, "d_model": 32}
+
+
+def random_model(seed: int = 0, **options) -> GPT:
+    """A model whose every weight, norms and biases too, is far from its initial value."""
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig(**{**SMALL, **options})).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.2 * torch.randn_like(weight)
+    return model
+
+
+def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+def random_huggingface(seed: int, kind: str) -> transformers.PreTrainedModel:
+    torch.manual_seed(seed)
+    pick = lambda *values: values[int(torch.randint(len(values), ()))]  # noqa: E731
+    heads, tied = pick(2, 4), pick(True, False)
+    if kind == "gpt2":
+        config = transformers.GPT2Config(
+            vocab_size=pick(50, 97),
+            n_positions=CONTEXT,
+            n_embd=heads * pick(5, 8),
+            n_layer=pick(1, 3),
+            n_head=heads,
+            n_inner=pick(None, 24),
+            activation_function=pick("gelu_new", "gelu"),
+            layer_norm_epsilon=pick(1e-5, 1e-3),
+            tie_word_embeddings=tied,
+        )
+        model = transformers.GPT2LMHeadModel(config)
+    else:
+        make, cls = {
+            "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+            "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+        }[kind]
+        width = pick(4, 8)
+        config = make(
+            vocab_size=pick(50, 97),
+            max_position_embeddings=CONTEXT,
+            hidden_size=heads * width,
+            head_dim=width,
+            intermediate_size=pick(24, 40),
+            num_hidden_layers=pick(1, 3),
+            num_attention_heads=heads,
+            num_key_value_heads=pick(1, 2),
+            rms_norm_eps=pick(1e-5, 1e-6),
+            rope_parameters={"rope_type": "default", "rope_theta": pick(1e4, 5e5)},
+            tie_word_embeddings=tied,
+        )
+        model = cls(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.2 * torch.randn_like(weight)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize("seed", range(8))
+@torch.no_grad()
+def test_logits_equal_transformers_both_ways(kind, seed):
+    theirs = random_huggingface(seed, kind)
+    ours = GPT.from_huggingface(theirs)
+    back = ours.to_huggingface()
+    assert type(back) is type(theirs)
+    for length in (1, 7, CONTEXT):
+        ids = torch.randint(theirs.config.vocab_size, (2, length))
+        expected = theirs(ids).logits
+        assert relative_error(ours(ids), expected) < 1e-5
+        assert relative_error(back(ids).logits, expected) < 1e-5
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@torch.no_grad()
+def test_export_loads_as_a_folder(kind, tmp_path):
+    ours = random_model(**FAMILIES[kind])
+    ours.to_huggingface().save_pretrained(tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    ids = torch.randint(97, (2, 13))
+    assert relative_error(theirs(ids).logits, ours(ids)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_written_out_and_fused_attention_agree(kind):
+    model, ids = random_model(**FAMILIES[kind]), torch.randint(97, (2, 21))
+    with torch.no_grad():
+        fused = model(ids)
+    assert relative_error(model(ids).detach(), fused) < 1e-5
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@torch.no_grad()
+def test_the_future_does_not_leak(kind):
+    model, ids = random_model(**FAMILIES[kind]), torch.randint(97, (1, CONTEXT))
+    before = model(ids)
+    for t in (1, 10, CONTEXT - 1):
+        changed = ids.clone()
+        changed[0, t] = (ids[0, t] + 1) % 97
+        after = model(changed)
+        torch.testing.assert_close(after[:, :t], before[:, :t], rtol=0, atol=0)
+        assert not torch.allclose(after[:, t], before[:, t])
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@settings(max_examples=15, deadline=None)
+@given(pieces=st.lists(st.integers(1, 12), min_size=1, max_size=5))
+@torch.no_grad()
+def test_cache_gives_the_same_logits(kind, pieces):
+    model = random_model(**FAMILIES[kind])
+    ids = torch.randint(97, (2, min(sum(pieces), CONTEXT)))
+    cache, parts = KVCache(model.config, batch=2), []
+    for piece in ids.split(pieces if sum(pieces) <= CONTEXT else 1, dim=1):
+        parts.append(model(piece, cache))
+    assert cache.used == ids.shape[1]
+    assert relative_error(torch.cat(parts, dim=1), model(ids)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@torch.no_grad()
+def test_initial_loss_is_log_of_vocabulary(kind):
+    torch.manual_seed(1)
+    model = GPT(GPTConfig(**{**SMALL, **FAMILIES[kind]}))
+    ids = torch.randint(97, (8, CONTEXT))
+    loss = torch.nn.functional.cross_entropy(model(ids).flatten(0, 1), ids.roll(-1, 1).flatten())
+    assert abs(loss.item() - math.log(97)) < 0.1
+
+
+@torch.no_grad()
+def test_zero_branches_make_every_block_the_identity():
+    model = GPT(GPTConfig(**SMALL))
+    model.init_weights(zero_branches=True)
+    x = torch.randn(1, 5, 32)
+    mask = torch.zeros(5, 5)
+    torch.testing.assert_close(model.blocks[0](x, None, mask, None, 0), x)
+
+
+def test_parameter_count_of_nanogpt_cpu_recipe():
+    config = GPTConfig(vocab_size=65, context=64, n_layers=4, n_heads=4, d_model=128, bias=False)
+    count = sum(p.numel() for p in GPT(config).parameters())
+    assert count == 804_096
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_save_and_load(kind, tmp_path):
+    model, ids = random_model(**FAMILIES[kind]), torch.randint(97, (1, 9))
+    model.save(tmp_path / "model")
+    again = GPT.load(tmp_path / "model")
+    assert again.config == model.config and not again.training
+    with torch.no_grad():
+        torch.testing.assert_close(again(ids), model(ids), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("ids", "sentence"),
+    [
+        (torch.zeros(1, 34, dtype=torch.int64), "34 tokens long and the model's context is 33"),
+        (torch.zeros(5, dtype=torch.int64), r"\(batch, time\).*\(5,\)"),
+        (torch.zeros(1, 5), "integers.*float32"),
+        (torch.zeros(1, 0, dtype=torch.int64), "empty"),
+        (torch.tensor([[3, 97]]), "0…96.*97 is among them"),
+        (torch.tensor([[3, -1]]), "0…96.*-1 is among them"),
+    ],
+)
+def test_bad_ids(ids, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        random_model()(ids)
+
+
+def test_full_cache_names_both_lengths():
+    model = random_model()
+    cache = KVCache(model.config)
+    with torch.no_grad():
+        model(torch.zeros(1, 30, dtype=torch.int64), cache)
+        with pytest.raises(ValueError, match=r"34 tokens long.*33"):
+            model(torch.zeros(1, 4, dtype=torch.int64), cache)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"d_model": 30}, "d_model=30 must be a multiple of n_heads=4"),
+        ({"n_kv_heads": 3}, "n_heads=4 must be a multiple of n_kv_heads=3"),
+        ({"norm": "batch"}, "norm='batch' must be one of"),
+        ({"n_layers": 0}, "n_layers=0 must be at least 1"),
+        ({"d_model": 20, "positions": "rotary"}, "must be even"),
+    ],
+)
+def test_bad_configurations(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        GPTConfig(**{**SMALL, **options})
+
+
+def test_conversion_refuses_what_it_would_get_wrong():
+    with pytest.raises(ValueError, match="no class for this mixture"):
+        random_model(positions="rotary").to_huggingface()
+    config = transformers.LlamaConfig(
+        vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, attention_bias=True,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="biases"):
+        GPT.from_huggingface(transformers.LlamaForCausalLM(config))
+    bert = transformers.BertLMHeadModel(
+        transformers.BertConfig(
+            vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+            intermediate_size=8, is_decoder=True,
+        )
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="not 'bert'"):
+        GPT.from_huggingface(bert)

@@ -1,0 +1,85 @@
+"""The counting models of lesson 04: they sum to one, agree with the formula, and fail clearly."""
+
+import math
+import re
+from collections import Counter
+
+import pytest
+
+from aigc_utils import data
+from aigc_utils.ngram import KneserNey
+
+TEXT = "she sells sea shells by the sea shore; the shells she sells are sea shells. " * 3
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 5])
+@pytest.mark.parametrize("context", ["", "s", "sea ", "the shell", "zq", "Ω", "seaΩ"])
+def test_probabilities_are_positive_and_sum_to_one(order, context):
+    model = KneserNey.fit(TEXT, order, alphabet="zq")
+    chances = [model.probability(character, context) for character in model.alphabet]
+    assert min(chances) > 0
+    assert sum(chances) == pytest.approx(1, abs=1e-12)
+
+
+def test_a_bigram_agrees_with_the_formula_by_hand():
+    model = KneserNey.fit("abab ba", 2)
+    # Pairs: ab 2, ba 2, "b " 1, " b" 1. Kinds once: 2, twice: 2, so D = 2 / (2 + 4) = 1/3.
+    # Each of a, b, " " ends as many different pairs as stand here: a 1, b 2, " " 1; once: 2,
+    # twice: 1, so D = 2 / (2 + 2) = 1/2.
+    of_b = (2 - 1 / 2) / 4 + (1 / 2) * 3 / 4 * (1 / 3)
+    of_a = (1 - 1 / 2) / 4 + (1 / 2) * 3 / 4 * (1 / 3)
+    assert model.probability("b") == pytest.approx(of_b)
+    assert model.probability("b", "a") == pytest.approx((2 - 1 / 3) / 2 + (1 / 3) * 1 / 2 * of_b)
+    assert model.probability("a", "b") == pytest.approx((2 - 1 / 3) / 3 + (1 / 3) * 2 / 3 * of_a)
+    assert model.probability("a", "a") == pytest.approx((1 / 3) * 1 / 2 * of_a)
+
+
+def test_bits_are_the_mean_of_minus_log2():
+    model = KneserNey.fit(TEXT, 3)
+    by_hand = -sum(
+        math.log2(model.probability(c, "sea shells"[:i])) for i, c in enumerate("sea shells")
+    )
+    assert model.bits_per_character("sea shells") == pytest.approx(by_hand / 10)
+    joined = model.bits_per_character("shells", "sea ")
+    assert joined * 6 + model.bits_per_character("sea ") * 4 == pytest.approx(by_hand)
+    assert model.bits_per_character("shells", "nobody sells sea ") == pytest.approx(joined)
+
+
+def test_order_one_counts_characters():
+    model = KneserNey.fit(TEXT, 1)
+    counts, n = Counter(TEXT), len(TEXT)
+    for character, count in counts.items():
+        assert abs(model.probability(character) - count / n) < len(counts) / n
+    assert model.probability("s", "anything") == model.probability("s")
+
+
+def test_longer_contexts_help_on_the_novel():
+    text = data.load_text("pride_and_prejudice")
+    train, test = text[:200_000], text[-20_000:]
+    bits = [KneserNey.fit(train, order).bits_per_character(test) for order in (1, 2, 3, 5)]
+    assert bits == sorted(bits, reverse=True)
+    assert bits[0] < math.log2(75) and bits[-1] < 2.2
+
+
+def test_text_it_has_seen_is_cheap():
+    model = KneserNey.fit(TEXT, 8)
+    assert model.order == 8
+    assert model.bits_per_character(TEXT) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (lambda: KneserNey.fit("abc", 0), "order=0 must be at least 1"),
+        (lambda: KneserNey.fit("abc", 4), "3 characters and order=4"),
+        (lambda: KneserNey.fit("", 1), "0 characters"),
+        (lambda: KneserNey.fit("abc", 2).probability("d"), "'d' is not in the model's alphabet"),
+        (lambda: KneserNey.fit("abc", 2).probability("ab"), "'ab' is not in"),
+        (lambda: KneserNey.fit("abc", 2).probability(""), "'' is not in"),
+        (lambda: KneserNey.fit("abc", 2).bits_per_character("abd"), "name it in `alphabet`"),
+        (lambda: KneserNey.fit("abc", 2).bits_per_character(""), "The text is empty"),
+    ],
+)
+def test_bad_input_is_named(wrong, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        wrong()
