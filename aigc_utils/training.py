@@ -82,7 +82,7 @@ SMALL_GPT: dict[str, Any] = {
     "norm_eps": 1e-6,
     **LLAMA,
 }
-SMALL_RUN = TrainConfig(steps=600, batch_size=16)
+SMALL_RUN = TrainConfig(steps=400, batch_size=16)
 
 
 class TrainingDiverged(ArithmeticError):

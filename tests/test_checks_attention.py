@@ -6,6 +6,7 @@ import nbformat
 import numpy as np
 import pytest
 from exercises import exercise_from
+from graded import assert_checkers_and_hints, run_answer
 
 from aigc_utils import attention
 from aigc_utils.checks import CheckFailed
@@ -17,10 +18,8 @@ NAMES = list(check.HINTS)
 
 def function_of(notebook: nbformat.NotebookNode, name: str):
     """Run the learner's cell of one exercise and return the function that it defines."""
-    cells = [c for c in notebook.cells if c.metadata.get("nbgrader", {}).get("grade_id") == name]
     space = {"np": np, "attention": attention}
-    exec(cells[0].source, space)
-    return space[name]
+    return run_answer(notebook, name, space)
 
 
 def solution(name: str):
@@ -165,14 +164,7 @@ def test_a_wrong_answer_gets_the_sentence_that_fits(name, wrong, sentence, capsy
 
 
 def test_every_graded_exercise_has_a_checker_and_three_hints(capsys):
-    notebook = nbformat.read(SOLUTIONS, as_version=4)
-    grading = [cell.metadata.nbgrader for cell in notebook.cells if "nbgrader" in cell.metadata]
-    assert [cell.grade_id for cell in grading if cell.solution] == NAMES
-    assert [cell.grade_id for cell in grading if cell.grade] == [f"{name}-check" for name in NAMES]
-    for name in NAMES:
-        for level in (1, 2, 3):
-            check.hint(name, level)
-            assert capsys.readouterr().out.startswith(f"Hint {level} of 3: ")
+    assert_checkers_and_hints(SOLUTIONS, check, capsys)
 
 
 def test_checkers_work_on_the_packages_own_functions():

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from exercises import exercise_from
+from graded import assert_checkers_and_hints, run_answer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from aigc_utils import gpt
@@ -22,12 +23,10 @@ NAMES = list(check.HINTS)
 
 def function_of(notebook: nbformat.NotebookNode, name: str):
     """Run the learner's cell of one exercise and return the function that it defines."""
-    cells = [c for c in notebook.cells if c.metadata.get("nbgrader", {}).get("grade_id") == name]
     suspects, ids = check.suspects(), torch.tensor([[4, 0, 8, 4, 2, 0]])
     space = {"math": math, "torch": torch, "F": F, "gpt": gpt, "suspects": suspects, "ids": ids}
     space |= {"GPT2Config": GPT2Config, "GPT2LMHeadModel": GPT2LMHeadModel}
-    exec(cells[0].source, space)
-    return space[name]
+    return run_answer(notebook, name, space)
 
 
 @functools.cache
@@ -278,14 +277,7 @@ def test_a_wrong_answer_gets_the_sentence_that_fits(name, wrong, sentence, capsy
 
 
 def test_every_graded_exercise_has_a_checker_and_three_hints(capsys):
-    notebook = nbformat.read(SOLUTIONS, as_version=4)
-    grading = [cell.metadata.nbgrader for cell in notebook.cells if "nbgrader" in cell.metadata]
-    assert [cell.grade_id for cell in grading if cell.solution] == NAMES
-    assert [cell.grade_id for cell in grading if cell.grade] == [f"{name}-check" for name in NAMES]
-    for name in NAMES:
-        for level in (1, 2, 3):
-            check.hint(name, level)
-            assert capsys.readouterr().out.startswith(f"Hint {level} of 3: ")
+    assert_checkers_and_hints(SOLUTIONS, check, capsys)
 
 
 def test_the_checkers_count_is_that_of_real_models():
