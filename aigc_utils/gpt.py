@@ -7,6 +7,7 @@ al., 2025) as its variant that normalises queries and keys: RMSNorm (Zhang & Sen
 rotary positions (Su et al., *RoFormer*, 2021), a gated MLP (Shazeer, *GLU Variants Improve
 Transformer*, 2020), key/value heads shared by several query heads (Ainslie et al., *GQA*, 2023),
 no biases. `GPTConfig` says which: the defaults are GPT-2, `GPTConfig(..., **LLAMA)` is Llama.
+Either can be given a counting model's memory, `NgramEmbedding` (lesson 06 says what that is worth).
 
 Shapes: B batch, T time (tokens), D `d_model`, H `n_heads`, G `n_kv_heads`, d `head_dim`.
 """
@@ -33,7 +34,7 @@ LLAMA: dict[str, Any] = {"norm": "rms", "positions": "rotary", "mlp": "swiglu", 
 ACTIVATIONS = {
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),  # GPT-2
     "gelu": F.gelu,  # nanoGPT: the exact GELU
-    "relu2": lambda x: F.relu(x).square(),  # So et al., Primer, 2021
+    "relu2": lambda x: F.relu(x) * F.relu(x),  # So et al., Primer, 2021
 }
 
 
@@ -53,6 +54,7 @@ class GPTConfig:
     mlp: str = "gelu_tanh"  # "gelu_tanh" | "gelu" | "relu2" | "swiglu" (gated)
     bias: bool = True
     qk_norm: bool = False  # RMSNorm on every query and key (Qwen3)
+    ngram_buckets: int = 0  # rows of a hashed table of bigrams and trigrams; 0: none
     tied: bool = True  # the output head is the embedding, transposed
     dropout: float = 0.0  # on the embedding and on what each branch adds
     norm_eps: float = 1e-5
@@ -70,6 +72,8 @@ class GPTConfig:
         for name in ("vocab_size", "context", "n_layers", "n_heads", "d_model"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.ngram_buckets < 0:
+            raise ValueError(f"ngram_buckets={self.ngram_buckets} must not be negative.")
         if self.d_model % self.n_heads:
             raise ValueError(
                 f"d_model={self.d_model} must be a multiple of n_heads={self.n_heads}: "
@@ -119,7 +123,14 @@ class KVCache:
         shape = (config.n_layers, batch, config.kv_heads, rows, config.head_dim)
         self.keys = torch.empty(shape, dtype=dtype)
         self.values = torch.empty(shape, dtype=dtype)
+        self.ids = torch.empty(batch, rows, dtype=torch.int64)
         self.used = 0  # tokens stored; `GPT.forward` moves it on once all layers have written
+
+    def recall(self, ids: Tensor) -> Tensor:
+        """Store ids (B, T) after what is there; return them with the two tokens before them."""
+        end = self.used + ids.shape[1]
+        self.ids[:, self.used : end] = ids
+        return self.ids[:, max(0, self.used - 2) : end]
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store k and v (B, G, T, d) after what is there; return all of this layer's so far."""
@@ -162,6 +173,30 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
+class NgramEmbedding(nn.Module):
+    """A vector for the last two tokens and one for the last three, looked up in a hashed table.
+
+    A counting model knows at once what follows "q", a transformer must first learn to look back.
+    Here it is handed that memory: two rows a token, added to its embedding. Tokens that collide
+    share a row (Svenstrup et al., *Hash Embeddings*, 2017; for language models Huang et al.,
+    *Over-Tokenized Transformer*, 2025).
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.base = config.vocab_size + 1  # 0 stands for "before the beginning"
+        self.table = nn.Embedding(config.ngram_buckets, config.d_model)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return vectors (B, T, D) for ids (B, T); the first tokens have less to look back on."""
+        third, second, last = F.pad(ids + 1, (2, 0)).unfold(1, ids.shape[1], 1).unbind(1)
+        bigrams = second * self.base + last
+        trigrams = (third + self.base) * self.base**2 + bigrams
+        # Multiplying by a large odd number spreads neighbours (Knuth's multiplicative hashing).
+        rows = (torch.stack((bigrams, trigrams)) * 2_654_435_761 >> 8) % self.table.num_embeddings
+        return self.table(rows).sum(0)
+
+
 class Attention(nn.Module):
     """Causal self-attention with several heads: the only place where tokens meet."""
 
@@ -179,7 +214,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         rope: tuple[Tensor, Tensor] | None,
-        mask: Tensor,
+        mask: Tensor | None,
         cache: KVCache | None,
         layer: int,
     ) -> Tensor:
@@ -197,12 +232,16 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).reshape(B, T, D))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q kᵀ / √d + mask) v for q (B, H, T, d) and k, v (B, G, S, d); mask (T, S).
 
-    While gradients are recorded the formula is written out: at the short contexts of this course
-    it trains faster on a CPU than the fused kernel, which takes over for inference.
+    No mask: T is 1, and the token sees all S. While gradients are recorded the formula is written
+    out: at the short contexts of this course it trains faster on a CPU than the fused kernel,
+    which takes over for inference.
     """
+    if mask is None:  # the query heads that share keys become rows: nothing has to be copied
+        B, G, _, d = k.shape
+        return F.scaled_dot_product_attention(q.reshape(B, G, -1, d), k, v).reshape(q.shape)
     shared = q.shape[1] // k.shape[1]
     if shared > 1:  # each key/value head serves `shared` query heads in a row
         k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
@@ -244,7 +283,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         rope: tuple[Tensor, Tensor] | None,
-        mask: Tensor,
+        mask: Tensor | None,
         cache: KVCache | None,
         layer: int,
     ) -> Tensor:
@@ -269,6 +308,8 @@ class GPT(nn.Module):
             cos, sin = rotary_tables(config)
             self.register_buffer("cos", cos, persistent=False)
             self.register_buffer("sin", sin, persistent=False)
+        if config.ngram_buckets:
+            self.ngrams = NgramEmbedding(config)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = make_norm(config)
@@ -282,10 +323,10 @@ class GPT(nn.Module):
 
         The last map of each branch gets 0.02 / √(2 · n_layers), so that the sum of all branches
         keeps its size (GPT-2, section 2.3), or zeros with `zero_branches`: each block then starts
-        as the identity (Zhang et al., *Fixup*, 2019).
+        as the identity (Zhang et al., *Fixup*, 2019). The table of n-grams starts at zero.
         """
         for name, weight in self.named_parameters():
-            if name.endswith("bias"):
+            if name.endswith("bias") or name.startswith("ngrams"):
                 nn.init.zeros_(weight)
             elif weight.ndim == 1:
                 nn.init.ones_(weight)
@@ -305,20 +346,23 @@ class GPT(nn.Module):
         self._check(ids, past)
         T = ids.shape[1]
         x = self.embedding(ids)
+        if self.config.ngram_buckets:
+            x = x + self.ngrams(ids if cache is None else cache.recall(ids))[:, -T:]
         rope = None
         if self.config.positions == "learned":
             x = x + self.position.weight[past : past + T]
         else:
             rope = self.cos[past : past + T].to(x.dtype), self.sin[past : past + T].to(x.dtype)
-        # Token t may see the past and itself: -inf above the diagonal becomes weight 0.
-        mask = torch.full((T, past + T), -math.inf, device=x.device).triu(past + 1)
+        mask = None  # a single token, the last one, may see everything
+        if T > 1:  # token t may see the past and itself: -inf above the diagonal becomes weight 0
+            mask = torch.full((T, past + T), -math.inf, device=x.device).triu(past + 1)
         x = self.dropout(x)
         for layer, block in enumerate(self.blocks):
             x = block(x, rope, mask, cache, layer)
         if cache is not None:
             cache.used += T
         x = self.norm(x)
-        return F.linear(x, self.embedding.weight if self.config.tied else self.head.weight)
+        return F.linear(x, self.embedding.weight) if self.config.tied else self.head(x)
 
     def _check(self, ids: Tensor, past: int) -> None:
         if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
@@ -413,6 +457,8 @@ class GPT(nn.Module):
 def _family(config: GPTConfig) -> str:
     """Return the transformers class that computes exactly this configuration."""
     c = config
+    if c.ngram_buckets:
+        raise ValueError("transformers has no class with a table of n-grams: ngram_buckets=0.")
     if (c.norm, c.positions, c.bias, c.qk_norm) == ("layer", "learned", True, False):
         if c.mlp in ("gelu_tanh", "gelu") and c.kv_heads == c.n_heads:
             return "gpt2"

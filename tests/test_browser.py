@@ -3,36 +3,18 @@
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
+from in_browser import BROWSER_MARKS, CHROMIUM, QUIET, jupyter_lab
 
 ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-sync",
-    "--disable-background-networking",
-    "--disable-component-update",
-]
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        CHROMIUM is None and os.environ.get("AIGC_BROWSER") != "required",
-        reason="needs chromium: sudo apt install chromium",
-    ),
-]
+pytestmark = BROWSER_MARKS
 
 
 def forget_outputs(path: Path) -> None:
@@ -51,33 +33,8 @@ def lab(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     shutil.copytree(ROOT / "tools", tmp_path / "tools")
     subprocess.run([sys.executable, tmp_path / "tools" / "work.py"], check=True)
     forget_outputs(tmp_path / "work" / "01_attention.ipynb")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {k: v for k, v in os.environ.items() if k != "AIGC_STATIC"}
-    # The browser profile and the server's settings of whoever runs the tests stay untouched.
-    environment |= {"JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "HOME": str(tmp_path)}
-    command = [
-        *(sys.executable, "-m", "jupyter", "lab", "--allow-root"),
-        "--LabApp.default_url=/lab/tree/work/01_attention.ipynb",
-        *("--no-browser", f"--port={port}", "--IdentityProvider.token=test", "--ip=127.0.0.1"),
-    ]
-    with (tmp_path / "lab.log").open("w") as log:
-        server = subprocess.Popen(command, cwd=tmp_path, stderr=log, env=environment)
-    base = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"{base}/api?token=test", timeout=1)
-                break
-            except OSError:
-                time.sleep(0.5)
-        else:
-            pytest.fail(f"JupyterLab did not start: {(tmp_path / 'lab.log').read_text()[-2000:]}")
-        yield f"{base}/?token=test", tmp_path
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
+    with jupyter_lab(tmp_path, "work/01_attention.ipynb") as address:
+        yield address, tmp_path
 
 
 def test_restart_and_run_all_in_the_browser(lab: tuple[str, Path], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ FAMILIES = {
     "llama-shared-heads": {**LLAMA, "n_kv_heads": 2},
     "qwen3": {**LLAMA, "qk_norm": True, "n_kv_heads": 1},
 }
+WITH_NGRAMS = {**FAMILIES, "n-grams": {**LLAMA, "qk_norm": True, "ngram_buckets": 61}}
 SMALL = {"vocab_size": 97, "context": CONTEXT, "n_layers": 2, "n_heads": 4, "d_model": 32}
 
 
@@ -110,10 +111,10 @@ def test_written_out_and_fused_attention_agree(kind):
     assert relative_error(model(ids).detach(), fused) < 1e-5
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", WITH_NGRAMS)
 @torch.no_grad()
 def test_the_future_does_not_leak(kind):
-    model, ids = random_model(**FAMILIES[kind]), torch.randint(97, (1, CONTEXT))
+    model, ids = random_model(**WITH_NGRAMS[kind]), torch.randint(97, (1, CONTEXT))
     before = model(ids)
     for t in (1, 10, CONTEXT - 1):
         changed = ids.clone()
@@ -123,12 +124,12 @@ def test_the_future_does_not_leak(kind):
         assert not torch.allclose(after[:, t], before[:, t])
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", WITH_NGRAMS)
 @settings(max_examples=15, deadline=None)
 @given(pieces=st.lists(st.integers(1, 12), min_size=1, max_size=5))
 @torch.no_grad()
 def test_cache_gives_the_same_logits(kind, pieces):
-    model = random_model(**FAMILIES[kind])
+    model = random_model(**WITH_NGRAMS[kind])
     ids = torch.randint(97, (2, min(sum(pieces), CONTEXT)))
     cache, parts = KVCache(model.config, batch=2), []
     for piece in ids.split(pieces if sum(pieces) <= CONTEXT else 1, dim=1):
@@ -137,11 +138,11 @@ def test_cache_gives_the_same_logits(kind, pieces):
     assert relative_error(torch.cat(parts, dim=1), model(ids)) < 1e-5
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", WITH_NGRAMS)
 @torch.no_grad()
 def test_initial_loss_is_log_of_vocabulary(kind):
     torch.manual_seed(1)
-    model = GPT(GPTConfig(**{**SMALL, **FAMILIES[kind]}))
+    model = GPT(GPTConfig(**{**SMALL, **WITH_NGRAMS[kind]}))
     ids = torch.randint(97, (8, CONTEXT))
     loss = torch.nn.functional.cross_entropy(model(ids).flatten(0, 1), ids.roll(-1, 1).flatten())
     assert abs(loss.item() - math.log(97)) < 0.1
@@ -203,6 +204,7 @@ def test_full_cache_names_both_lengths():
         ({"d_model": 30}, "d_model=30 must be a multiple of n_heads=4"),
         ({"n_kv_heads": 3}, "n_heads=4 must be a multiple of n_kv_heads=3"),
         ({"norm": "batch"}, "norm='batch' must be one of"),
+        ({"ngram_buckets": -1}, "ngram_buckets=-1 must not be negative"),
         ({"n_layers": 0}, "n_layers=0 must be at least 1"),
         ({"d_model": 20, "positions": "rotary"}, "must be even"),
     ],
@@ -212,9 +214,22 @@ def test_bad_configurations(options, sentence):
         GPTConfig(**{**SMALL, **options})
 
 
+def test_ngram_rows_follow_the_published_hash():
+    model = random_model(**WITH_NGRAMS["n-grams"])
+    ids = torch.randint(97, (1, 9), generator=torch.Generator().manual_seed(3))
+    ours = model.ngrams(ids)[0]
+    before = [0, 0, *(int(i) + 1 for i in ids[0])]  # 0: before the beginning
+    for t, (third, second, last) in enumerate(zip(before, before[1:], before[2:], strict=False)):
+        keys = (second * 98 + last, (third + 98) * 98**2 + second * 98 + last)
+        rows = [(key * 2_654_435_761 >> 8) % 61 for key in keys]
+        torch.testing.assert_close(ours[t], model.ngrams.table.weight[rows].sum(0))
+
+
 def test_conversion_refuses_what_it_would_get_wrong():
     with pytest.raises(ValueError, match="no class for this mixture"):
         random_model(positions="rotary").to_huggingface()
+    with pytest.raises(ValueError, match="no class with a table of n-grams"):
+        random_model(**WITH_NGRAMS["n-grams"]).to_huggingface()
     config = transformers.LlamaConfig(
         vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
         num_attention_heads=2, num_key_value_heads=2, attention_bias=True,

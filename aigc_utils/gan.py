@@ -1,0 +1,689 @@
+"""The course's GAN: a DCGAN of two small networks, trained with Keras's ``fit`` (lesson 09).
+
+    model = gan.GAN(gan.build_generator(), gan.build_discriminator())
+    model.compile()
+    model.fit(images, epochs=5)
+    pictures = model.generate(100)
+
+The networks are those of Radford, Metz and Chintala, *Unsupervised Representation Learning with
+Deep Convolutional Generative Adversarial Networks* (2016), made small; the game is that of lesson
+08 with the non-saturating loss. Pictures go in and come out as uint8, as everywhere in the course.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aigc_utils import features, history, scores, session
+
+with session.quiet_stderr():
+    import keras
+    import tensorflow as tf
+    from keras import layers
+
+if keras.backend.backend() != "tensorflow":
+    raise RuntimeError(
+        f"Keras runs on {keras.backend.backend()!r} here, and this train step is written for "
+        "TensorFlow: set KERAS_BACKEND=tensorflow before Python starts."
+    )
+
+LATENT_DIM = 64
+LEARNING_RATE = 2e-3
+BETA_1 = 0.5
+
+Images = npt.NDArray[np.uint8]
+Latents = npt.NDArray[np.float32]
+
+
+class TrainingDiverged(ArithmeticError):
+    """A loss is no longer a number; the model is back where the last whole epoch left it."""
+
+
+class SavedModelError(RuntimeError):
+    """A saved GAN cannot be read."""
+
+
+# The two networks --------------------------------------------------------------------------------
+
+
+def build_generator(
+    latent_dim: int = LATENT_DIM, width: int = 32, n_classes: int = 0
+) -> keras.Sequential:
+    """Return an untrained generator: z (n, latent_dim) to pictures (n, 28, 28, 1) in [−1, 1].
+
+    With ``n_classes`` it also takes the class, as a one-hot vector behind z.
+    A dense layer makes 7 × 7 positions of 2·``width`` channels; two transposed convolutions double
+    the sides. Kernel 4 with stride 2 covers every pixel equally often: no checkerboard.
+    """
+    _at_least_one(latent_dim=latent_dim, width=width)
+    return keras.Sequential(
+        [
+            keras.Input((latent_dim + n_classes,)),
+            # Batch normalisation has a shift of its own, so the layers before it need no bias.
+            layers.Dense(7 * 7 * 2 * width, use_bias=False),
+            layers.BatchNormalization(momentum=0.9),
+            layers.ReLU(),
+            layers.Reshape((7, 7, 2 * width)),
+            layers.Conv2DTranspose(width, 4, strides=2, padding="same", use_bias=False),
+            layers.BatchNormalization(momentum=0.9),
+            layers.ReLU(),
+            layers.Conv2DTranspose(1, 4, strides=2, padding="same", activation="tanh"),
+        ],
+        name="generator",
+    )
+
+
+def build_discriminator(
+    width: int = 32, dropout: float = 0.3, n_classes: int = 0
+) -> keras.Sequential:
+    """Return an untrained discriminator: pictures (n, 28, 28, 1) in [−1, 1] to logits (n, 1).
+
+    With ``n_classes`` C the output is (n, 1 + C): the logit of a picture of class y is the first
+    number plus the one of its class, which is the projection of Miyato and Koyama, *cGANs with
+    Projection Discriminator* (2018), equation 3, with a linear ψ.
+
+    No batch normalisation: it would let the samples of one batch tell on each other. No sigmoid:
+    the losses take logits, which cannot overflow.
+    """
+    _at_least_one(width=width)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout} is the share of units dropped: it lies in [0, 1).")
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Conv2D(width, 4, strides=2, padding="same"),
+            layers.LeakyReLU(0.2),
+            layers.Conv2D(2 * width, 4, strides=2, padding="same"),
+            layers.LeakyReLU(0.2),
+            layers.Flatten(),
+            # After every convolution it would cost a fifth of the speed: random numbers are dear.
+            layers.Dropout(dropout),
+            layers.Dense(1 + n_classes),
+        ],
+        name="discriminator",
+    )
+
+
+# Pictures and noise ------------------------------------------------------------------------------
+
+
+def draw_latents(n: int, latent_dim: int = LATENT_DIM, seed: int = 0) -> Latents:
+    """Return noise for n pictures, float32 (n, latent_dim), standard normal, always the same."""
+    _at_least_one(n=n, latent_dim=latent_dim)
+    return np.random.default_rng(seed).standard_normal((n, latent_dim), dtype=np.float32)
+
+
+def to_signed(images: Any) -> tf.Tensor:
+    """Return uint8 pictures as the networks see them: float32 in [−1, 1], the range of tanh."""
+    return tf.cast(images, tf.float32) / 127.5 - 1
+
+
+def to_uint8(pictures: npt.ArrayLike) -> Images:
+    """Return pictures in [−1, 1] as uint8, 0 black and 255 white: the inverse of `to_signed`."""
+    return ((np.asarray(pictures) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+
+
+# The game ----------------------------------------------------------------------------------------
+
+
+class GAN(keras.Model):
+    """Generator and discriminator in one Keras model: ``compile``, ``fit``, ``generate``.
+
+    ``generator`` maps z (n, latent_dim) to pictures in [−1, 1], ``discriminator`` maps those to
+    logits (n, 1). ``label_smoothing`` s makes the target of real pictures 1 − s (never above 1, and
+    generated ones keep 0; Salimans et al., *Improved Techniques for Training GANs*, 2016).
+    ``d_steps``: steps of D for each step of G, every one on real pictures of its own. ``seed``
+    decides the noise and the order of the pictures; the weights come from Keras's global seed.
+    ``n_classes`` > 0, for networks built with the same number, makes pictures of wanted classes.
+
+    ``averaged`` is the moving average of the generator, which `generate` uses. ``record`` is the
+    run so far, one row an epoch: epoch, d_loss, g_loss, d_real = D(x), d_fake = D(G(z)), and what
+    callbacks such as `Score` add.
+    """
+
+    steps_per_execution: int
+
+    def __init__(
+        self,
+        generator: keras.Model,
+        discriminator: keras.Model,
+        *,
+        label_smoothing: float = 0.0,
+        d_steps: int = 1,
+        n_classes: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(name="gan")
+        self.latent_dim: int = generator.input_shape[-1] - n_classes
+        _at_least_one(d_steps=d_steps, latent_dim=self.latent_dim)
+        if not 0 <= label_smoothing < 0.5:
+            raise ValueError(
+                f"label_smoothing={label_smoothing} must lie in [0, 0.5): the target of real "
+                "pictures is 1 minus it, and a target above 1 has no smallest loss."
+            )
+        if generator.output_shape != discriminator.input_shape:
+            raise ValueError(
+                f"The generator makes pictures of shape {generator.output_shape[1:]} and the "
+                f"discriminator takes {discriminator.input_shape[1:]}: build both for one shape."
+            )
+        if discriminator.output_shape != (None, 1 + n_classes):
+            raise ValueError(
+                f"The discriminator's output has the shape {discriminator.output_shape} and must "
+                f"have (None, {1 + n_classes}): one logit a picture, and one more for each class."
+            )
+        self.generator = generator
+        self.discriminator = discriminator
+        self.averaged = keras.models.clone_model(generator)
+        self.averaged.set_weights(generator.get_weights())
+        self.averaged.trainable = False
+        self.label_smoothing, self.d_steps = label_smoothing, d_steps
+        self.n_classes, self.seed = n_classes, seed
+        self.record = history.History()
+        self._steps = self.add_weight(shape=(), dtype="int64", trainable=False, name="steps")
+        self._noise = keras.random.SeedGenerator(seed)
+        names = ("d_loss", "g_loss", "d_real", "d_fake")
+        self._means = {name: keras.metrics.Mean(name) for name in names}
+        self.built = True
+
+    @property
+    def epochs_done(self) -> int:
+        """Number of whole epochs that this model has been trained for."""
+        return len(self.record.rows)
+
+    def call(self, z: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Return pictures in [−1, 1] from the generator as it is now, not its average."""
+        return self.generator(z, training=training)
+
+    def compile(
+        self,
+        *,
+        d_lr: float = LEARNING_RATE,
+        g_lr: float = LEARNING_RATE,
+        beta_1: float = BETA_1,
+        steps_per_execution: int = 8,
+        run_eagerly: bool = False,
+    ) -> None:
+        """Give each player an Adam of its own, with learning rates ``d_lr`` and ``g_lr``.
+
+        β₁ is 0.5 and not 0.9: momentum of 0.9 remembers an opponent that has moved on since.
+        ``steps_per_execution`` steps run in one call of the compiled graph.
+        """
+        # Without XLA, which runs these small networks at two thirds of the speed on a CPU.
+        super().compile(
+            optimizer=None,
+            jit_compile=False,
+            steps_per_execution=steps_per_execution,
+            run_eagerly=run_eagerly,
+        )
+        self.settings = {
+            "d_lr": d_lr,
+            "g_lr": g_lr,
+            "beta_1": beta_1,
+            "steps_per_execution": steps_per_execution,
+            "run_eagerly": run_eagerly,
+        }
+        self.d_optimizer = keras.optimizers.Adam(d_lr, beta_1=beta_1)
+        self.g_optimizer = keras.optimizers.Adam(g_lr, beta_1=beta_1)
+        self.d_optimizer.build(self.discriminator.trainable_variables)
+        self.g_optimizer.build(self.generator.trainable_variables)
+
+    def fit(
+        self,
+        images: npt.ArrayLike,
+        labels: npt.ArrayLike | None = None,
+        *,
+        epochs: int = 1,
+        batch_size: int = 64,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        checkpoint: str | Path | None = None,
+        verbose: int | str = 0,
+    ) -> keras.callbacks.History:
+        """Train on uint8 pictures (n, height, width) until ``epochs`` epochs are done in all.
+
+        ``labels`` (n,) are the pictures' classes, for a GAN with ``n_classes`` and for no other.
+        A model that has done some goes on from there: a second call with the same number does
+        nothing. Ctrl-C and a loss that is no number undo the unfinished epoch. With ``checkpoint``
+        every epoch is saved to that file, and a fresh model continues from it when it exists.
+
+        Raises ValueError for unfit pictures, SavedModelError for a damaged checkpoint,
+        TrainingDiverged for NaN.
+        """
+        if not getattr(self, "compiled", False):
+            raise RuntimeError("This GAN has no optimisers yet: call compile() before fit().")
+        images = self._check_images(images)
+        classes = self._check_labels(labels, len(images))
+        batch = batch_size * self.d_steps
+        if not 1 <= batch <= len(images):
+            raise ValueError(
+                f"A step takes batch_size × d_steps = {batch} pictures and there are {len(images)}."
+            )
+        if checkpoint is not None and self.epochs_done == 0 and Path(checkpoint).exists():
+            self._restore(*_read(Path(checkpoint)))
+        per_call = min(int(self.settings["steps_per_execution"]), len(images) // batch)
+        if per_call != self.steps_per_execution:
+            self.steps_per_execution, self.train_function = per_call, None  # compile anew
+        steps = len(images) // batch // per_call * per_call
+        keeper = _Keeper(None if checkpoint is None else Path(checkpoint))
+        keeper.set_model(self)
+        keeper.remember()
+        try:
+            return super().fit(
+                _batches(images, classes, batch, self.seed, self.epochs_done, steps),
+                initial_epoch=self.epochs_done,
+                epochs=epochs,
+                steps_per_epoch=steps,
+                shuffle=False,
+                callbacks=[*callbacks, keeper],
+                verbose=verbose,
+            )
+        except KeyboardInterrupt:
+            keeper.undo()
+            print(
+                f"Stopped in epoch {self.epochs_done + 1}; the model is back at the end of epoch "
+                f"{self.epochs_done}. Call fit again to go on."
+            )
+            return self.history
+        except TrainingDiverged:
+            keeper.undo()
+            raise
+
+    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, Any]:
+        """Let D learn ``d_steps`` times, then G once; return the means of this epoch so far.
+
+        G's step uses the pictures of D's last step, seen with the new D: they need not be made
+        twice. Every call says ``training=True``: without it dropout would be off and batch
+        normalisation would use its running averages.
+        """
+        images, labels = data
+        rounds = list(
+            zip(*(tf.split(part, self.d_steps) for part in (images, labels)), strict=True)
+        )
+        for real, classes in rounds[:-1]:
+            self._d_step(to_signed(real), self._make(classes), classes)
+        real, classes = rounds[-1]
+        with tf.GradientTape() as tape:
+            fake = self._make(classes)
+            with tape.stop_recording():
+                self._d_step(to_signed(real), fake, classes)
+            g_loss = _cross_entropy(self._logits(fake, classes), 1.0)
+        weights = self.generator.trainable_variables
+        self.g_optimizer.apply(tape.gradient(g_loss, weights), weights)
+        self._means["g_loss"].update_state(g_loss)
+        self._average()
+        return {name: mean.result() for name, mean in self._means.items()}
+
+    def _d_step(self, real: tf.Tensor, fake: tf.Tensor, classes: tf.Tensor) -> None:
+        with tf.GradientTape() as tape:
+            real_logits, fake_logits = self._logits(real, classes), self._logits(fake, classes)
+            d_loss = _cross_entropy(real_logits, 1 - self.label_smoothing)
+            d_loss += _cross_entropy(fake_logits, 0.0)
+        weights = self.discriminator.trainable_variables
+        self.d_optimizer.apply(tape.gradient(d_loss, weights), weights)
+        self._means["d_loss"].update_state(d_loss)
+        self._means["d_real"].update_state(tf.sigmoid(real_logits))
+        self._means["d_fake"].update_state(tf.sigmoid(fake_logits))
+
+    def _make(self, classes: tf.Tensor) -> tf.Tensor:
+        """Return new pictures of these classes, one each, from fresh noise."""
+        z = keras.random.normal((classes.shape[0], self.latent_dim), seed=self._noise)
+        return self.generator(self._with_classes(z, classes), training=True)
+
+    def _with_classes(self, z: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+        return tf.concat([z, tf.one_hot(classes, self.n_classes)], axis=1) if self.n_classes else z
+
+    def _logits(self, pictures: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+        """Return D's logits (n,): is this a real picture (of its class)?"""
+        outputs = self.discriminator(pictures, training=True)
+        if not self.n_classes:
+            return outputs[:, 0]
+        return outputs[:, 0] + tf.gather(outputs[:, 1:], classes, axis=1, batch_dims=1)
+
+    def _average(self) -> None:
+        """Move the averaged generator a little towards the present one.
+
+        By hand, because Keras's averaging belongs to an optimiser and its callback takes only one.
+        The decay grows with the steps: the first, bad generators are soon forgotten.
+        """
+        self._steps.assign_add(1)
+        t = tf.cast(self._steps.value, tf.float32)
+        rate = 1 - tf.minimum(0.999, (1 + t) / (10 + t))
+        for mean, new in zip(self.averaged.variables, self.generator.variables, strict=True):
+            mean.assign_add(rate * (new - mean))
+
+    def generate(
+        self, n: int, seed: int = 0, labels: npt.ArrayLike | None = None, *, averaged: bool = True
+    ) -> Images:
+        """Return n pictures, uint8 (n, height, width) or (n, height, width, 3).
+
+        From the averaged generator, or from the present one. The same seed gives the same z.
+        ``labels`` as in `decode`.
+        """
+        z = draw_latents(n, self.latent_dim, seed)
+        return self.decode(z, labels, averaged=averaged)
+
+    def decode(
+        self, z: npt.ArrayLike, labels: npt.ArrayLike | None = None, *, averaged: bool = True
+    ) -> Images:
+        """Return the pictures that belong to latent vectors z (n, latent_dim), as `generate` does.
+
+        ``labels`` are the wanted classes (n,); without them the classes come in turn: 0, 1, 2, …
+        Raises ValueError for latent vectors of another size, for NaN and for unfit labels.
+        """
+        latents = np.asarray(z, dtype=np.float32)
+        if latents.ndim != 2 or latents.shape[1] != self.latent_dim or len(latents) == 0:
+            raise ValueError(
+                f"Latent vectors of this GAN have the shape (n, {self.latent_dim}), and these have "
+                f"{latents.shape}."
+            )
+        if not np.isfinite(latents).all():
+            raise ValueError("The latent vectors hold NaN or infinity: draw them anew.")
+        if self.n_classes and labels is None:
+            labels = np.arange(len(latents)) % self.n_classes
+        inputs = self._with_classes(latents, self._check_labels(labels, len(latents)))
+        network = self.averaged if averaged else self.generator
+        # In pieces: the layers inside hold some hundred times as many numbers as a picture.
+        pieces = [
+            to_uint8(network(inputs[i : i + 500], training=False))
+            for i in range(0, len(latents), 500)
+        ]
+        pictures = np.concatenate(pieces)
+        return pictures[..., 0] if pictures.shape[-1] == 1 else pictures
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one file: networks, optimisers, random state, record. `load` it.
+
+        A reader sees the old file or the new one, never half of it.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        config = {
+            "generator": keras.saving.serialize_keras_object(self.generator),
+            "discriminator": keras.saving.serialize_keras_object(self.discriminator),
+            "gan": {
+                "label_smoothing": self.label_smoothing,
+                "d_steps": self.d_steps,
+                "n_classes": self.n_classes,
+                "seed": self.seed,
+            },
+            "compile": self.settings,
+            "record": self.record.rows,
+        }
+        arrays = {f"{i:03d}": value.numpy() for i, value in enumerate(self._state())}
+        unfinished = path.with_name(path.name + ".tmp")
+        with unfinished.open("wb") as file:
+            np.savez(file, config=np.array(json.dumps(config)), **arrays)
+        unfinished.replace(path)
+
+    def _state(self) -> list[Any]:
+        """Return every variable that training changes, the random states among them."""
+        optimizers = [*self.d_optimizer.variables, *self.g_optimizer.variables]
+        return [*self.variables, *optimizers]
+
+    def _restore(self, config: dict[str, Any], arrays: list[np.ndarray]) -> None:
+        shapes = [tuple(variable.shape) for variable in self._state()]
+        if shapes != [array.shape for array in arrays]:
+            raise SavedModelError(
+                "The saved GAN has other networks than this one: build the same ones, or `load` it."
+            )
+        for variable, value in zip(self._state(), arrays, strict=True):
+            variable.assign(value)
+        self.record.rows[:] = config["record"]
+
+    def _check_labels(self, labels: npt.ArrayLike | None, n: int) -> npt.NDArray[np.int32]:
+        """Return the classes of n pictures, int32 (n,), all zero for a GAN without classes."""
+        if labels is None or not self.n_classes:
+            if labels is not None or self.n_classes:
+                verb = "needs the" if self.n_classes else "knows no"
+                raise ValueError(
+                    f"This GAN {verb} classes of its pictures: n_classes is {self.n_classes}."
+                )
+            return np.zeros(n, dtype=np.int32)
+        classes = np.asarray(labels)
+        if classes.shape != (n,) or not np.isin(classes, np.arange(self.n_classes)).all():
+            raise ValueError(
+                f"Labels are whole numbers from 0 to {self.n_classes - 1}, one for each of the {n} "
+                f"pictures; these have the shape {classes.shape}."
+            )
+        return classes.astype(np.int32)
+
+    def _check_images(self, images: npt.ArrayLike) -> Images:
+        """Return the pictures with their channel axis: uint8 (n, height, width, channels)."""
+        pictures = np.asarray(images)
+        height, width, channels = self.discriminator.input_shape[1:]
+        expected = (height, width) if channels == 1 else (height, width, channels)
+        if pictures.shape[1:] != expected or len(pictures) == 0:
+            raise ValueError(
+                f"This GAN learns pictures of shape (n, {', '.join(map(str, expected))}), and "
+                f"these have {pictures.shape}."
+            )
+        if pictures.dtype != np.uint8:
+            raise ValueError(
+                f"Pictures are uint8, 0…255, and these are {pictures.dtype}: floats x in [0, 1] "
+                "become uint8 with (255 * x).round().astype('uint8')."
+            )
+        if pictures.max() < 2:
+            raise ValueError(
+                f"The brightest pixel of these pictures is {pictures.max()}, but white is 255: "
+                "they were scaled to 0…1 before they became uint8."
+            )
+        return pictures.reshape(len(pictures), height, width, channels)
+
+
+def load(path: str | Path) -> GAN:
+    """Read a GAN that `GAN.save` wrote, compiled, ready to generate and to train on.
+
+    Raises FileNotFoundError, and SavedModelError when the file is damaged or something else.
+    """
+    config, arrays = _read(Path(path))
+    try:
+        model = GAN(
+            keras.saving.deserialize_keras_object(config["generator"]),
+            keras.saving.deserialize_keras_object(config["discriminator"]),
+            **config["gan"],
+        )
+        model.compile(**config["compile"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(Path(path), error) from error
+    model._restore(config, arrays)
+    return model
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Return the configuration and the arrays of a saved GAN."""
+    if not path.exists():
+        raise FileNotFoundError(f"There is no saved GAN at {path}: train one, or check the name.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            config = json.loads(str(file["config"]))
+            return config, [file[name] for name in sorted(set(file.files) - {"config"})]
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> SavedModelError:
+    return SavedModelError(
+        f"{path.name} is damaged or no saved GAN ({type(error).__name__}): delete it and train "
+        "again."
+    )
+
+
+def _batches(
+    images: Images,
+    labels: npt.NDArray[np.int32],
+    batch: int,
+    seed: int,
+    first_epoch: int,
+    steps: int,
+) -> tf.data.Dataset:
+    """Return batches of pictures and labels for ever, ``steps`` of them an epoch.
+
+    The order of an epoch depends on seed and epoch alone, so a resumed run sees what an
+    uninterrupted one would have seen.
+    """
+    pictures, classes = tf.constant(images), tf.constant(labels)
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        key = tf.stack([tf.constant(seed, tf.int64), epoch])
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), key)
+        return tf.data.Dataset.from_tensor_slices(order[: steps * batch]).batch(batch, True)
+
+    epochs = tf.data.Dataset.counter(first_epoch)
+    rows = epochs.flat_map(one_epoch)
+    return rows.map(lambda i: (tf.gather(pictures, i), tf.gather(classes, i))).prefetch(8)
+
+
+def _cross_entropy(logits: tf.Tensor, target: float) -> tf.Tensor:
+    """Return the mean binary cross-entropy in nats of logits (n,) to one target in [0, 1].
+
+    With target 1 for generated pictures this is −log D(G(z)), G's non-saturating loss.
+    """
+    return tf.reduce_mean(tf.math.softplus(logits) - target * logits)
+
+
+def _at_least_one(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1.")
+
+
+# Callbacks ---------------------------------------------------------------------------------------
+
+
+class _Keeper(keras.callbacks.Callback):
+    """Keeps the record and the last whole epoch; it must be the last callback of all."""
+
+    def __init__(self, checkpoint: Path | None) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        bad = [name for name, value in (logs or {}).items() if not math.isfinite(value)]
+        if bad:
+            raise TrainingDiverged(
+                f"{bad[0]} is no longer a number in epoch {self.model.epochs_done + 1}: lower the "
+                f"learning rates; the model is back at the end of epoch {self.model.epochs_done}."
+            )
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        self.model.record.rows.append({"epoch": epoch + 1, **values})
+        self.remember()
+        if self.checkpoint is not None:
+            self.model.save(self.checkpoint)
+
+    def remember(self) -> None:
+        self._state = [value.numpy() for value in self.model._state()]
+        self._rows = len(self.model.record.rows)
+
+    def undo(self) -> None:
+        for variable, value in zip(self.model._state(), self._state, strict=True):
+            variable.assign(value)
+        del self.model.record.rows[self._rows :]
+
+
+class LinearDecay(keras.callbacks.Callback):
+    """Lets both learning rates fall linearly to zero after the share ``start`` of all epochs."""
+
+    def __init__(self, start: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= start < 1:
+            raise ValueError(f"start={start} is a share of the training: it lies in [0, 1).")
+        self.start = start
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Note which epoch it is."""
+        self._epoch = epoch
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Set both rates for the next call of the compiled graph."""
+        factor = min(1.0, (1 - self.progress(batch)) / (1 - self.start))
+        self.model.d_optimizer.learning_rate = factor * self.model.settings["d_lr"]
+        self.model.g_optimizer.learning_rate = factor * self.model.settings["g_lr"]
+
+    def progress(self, batch: int) -> float:
+        """Return the share of the training that is done before this batch, 0 to 1."""
+        return (self._epoch + batch / self.params["steps"]) / self.params["epochs"]
+
+
+class Frames(keras.callbacks.Callback):
+    """Makes the same pictures from one fixed z before the first and after every epoch.
+
+    Only a fixed z shows what training changes. ``frames`` holds uint8 arrays (n, height, width),
+    ``epochs`` the number of epochs behind each. ``show(pictures, epoch)`` is called with every one.
+    """
+
+    def __init__(
+        self,
+        n: int = 20,
+        seed: int = 0,
+        *,
+        averaged: bool = True,
+        show: Callable[[Images, int], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.n, self.seed, self.averaged, self.show = n, seed, averaged, show
+        self.frames: list[Images] = []
+        self.epochs: list[int] = []
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Take the frame before training; a resumed run has it already."""
+        if self.model.epochs_done not in self.epochs:
+            self._take(self.model.epochs_done)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Take the frame after this epoch."""
+        self._take(epoch + 1)
+
+    def _take(self, epoch: int) -> None:
+        self.frames.append(self.model.generate(self.n, self.seed, averaged=self.averaged))
+        self.epochs.append(epoch)
+        if self.show is not None:
+            self.show(self.frames[-1], epoch)
+
+
+class Score(keras.callbacks.Callback):
+    """Scores n generated pictures against real ones after every ``every``-th epoch.
+
+    Adds ``frechet`` and ``coverage`` to the logs, so they reach `GAN.record`, Keras's history and
+    callbacks such as EarlyStopping that come later in the list. ``real`` are uint8 pictures that
+    the GAN does not train on; ``net`` is the feature net, by default the course's. Compare only
+    scores of the same net, the same real pictures and the same n.
+    """
+
+    def __init__(
+        self,
+        real: npt.ArrayLike,
+        *,
+        n: int = 2000,
+        seed: int = 0,
+        every: int = 1,
+        net: features.FeatureNet | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net or features.load_feature_net("course")
+        self.real = self.net(real)
+        self.n, self.seed, self.every = n, seed, every
+        few = min(n, len(self.real))
+        if few <= self.real.shape[1]:
+            raise ValueError(
+                f"{few} pictures are too few for a score with {self.real.shape[1]} features: give "
+                "at least ten times as many."
+            )
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Make pictures, always from the same z, and add their scores to the logs."""
+        if logs is None or (epoch + 1) % self.every:
+            return
+        made = self.net(self.model.generate(self.n, self.seed))
+        logs["frechet"] = scores.frechet_distance(self.real, made)
+        same = min(self.n, len(self.real))
+        shares = scores.precision_recall_coverage(self.real[:same], made[:same])
+        logs["coverage"] = shares.coverage

@@ -1,0 +1,599 @@
+"""A hyperparameter lab that ends: tiny runs, their records, studies and sliders (lesson 06).
+
+`run(Knobs(lr=0.02))` trains a tiny GPT on the novel in a few seconds and returns its history;
+`records("knobs")` gives the runs on record, and `rerun` repeats any of them. `search` connects such
+runs to Optuna (Akiba and others, *Optuna*, 2019): random search (Bergstra & Bengio, 2012) or
+successive halving (Li and others, *A System for Massively Parallel Hyperparameter Tuning*, 2020)
+within stated seconds, in a file that several processes may share and that outlives them all.
+`panel` is a set of sliders over `run`.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import itertools
+import json
+import math
+import platform
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import optuna
+import psutil
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import TrialState
+from torch import Tensor
+
+from aigc_utils import data, history, training
+from aigc_utils.gpt import GPT, LLAMA, GPTConfig
+from aigc_utils.tokenizer import BPETokenizer
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+VOCAB_SIZE = 512
+PARTS = 9  # a run is judged after each ninth: 1, 3 and 9 ninths are the rungs of halving
+TOKENS = 162 * 8 * 64  # what a run reads unless told otherwise: a third of the training text
+LOCK_SECONDS = 10  # after which the lock of a study file counts as that of a dead process
+VALIDATION_TOKENS = 8_192  # of the validation text, so that judging costs less than training
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """The hyperparameters of a tiny run; the defaults are the lesson's starting point."""
+
+    lr: float = 0.006  # peak learning rate of AdamW; Muon's is 10/3 of it, as in lesson 04
+    batch_size: int = 8  # windows in a step
+    d_model: int = 64
+    n_layers: int = 1
+    context: int = 64  # tokens in a window
+    dropout: float = 0.0
+    weight_decay: float = 0.0
+    warmup: float = 0.0  # share of the run in which the learning rate climbs to its peak
+
+
+Space = Mapping[str, BaseDistribution]
+
+
+class StudyError(RuntimeError):
+    """A study file cannot be read, or belongs to another search."""
+
+
+# Runs --------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def novel() -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids (n,) of the novel's first eight tenths, of the ninth and of the last tenth.
+
+    The tokenizer is learned from the first part, as in lesson 04.
+    """
+    text = data.load_text("pride_and_prejudice")
+    first, second = len(text) * 8 // 10, len(text) * 9 // 10
+    tokenizer = BPETokenizer.train(text[:first], VOCAB_SIZE)
+    parts = text[:first], text[first:second], text[second:]
+    train_ids, val_ids, test_ids = (torch.tensor(tokenizer.encode(part)) for part in parts)
+    return train_ids, val_ids, test_ids
+
+
+def model_config(knobs: Knobs) -> GPTConfig:
+    """The GPT that these knobs describe; heads are 32 wide, or as wide as the model."""
+    return GPTConfig(
+        vocab_size=VOCAB_SIZE,
+        context=knobs.context,
+        n_layers=knobs.n_layers,
+        n_heads=max(1, knobs.d_model // 32),
+        d_model=knobs.d_model,
+        d_mlp=2 * knobs.d_model,
+        qk_norm=True,
+        dropout=knobs.dropout,
+        **LLAMA,
+    )
+
+
+def recipe(knobs: Knobs, steps: int, seed: int = 0) -> training.TrainConfig:
+    """The training that these knobs describe: Muon, float32, and a descent in the second half."""
+    return training.TrainConfig(
+        steps=steps,
+        batch_size=knobs.batch_size,
+        lr=knobs.lr,
+        muon_lr=knobs.lr * 10 / 3,
+        weight_decay=knobs.weight_decay,
+        warmup=knobs.warmup,
+        bf16=False,
+        seed=seed,
+    )
+
+
+def train(
+    knobs: Knobs = Knobs(),
+    *,
+    tokens: int = TOKENS,
+    seconds: float | None = None,
+    seed: int = 0,
+    watch: Callable[[history.History], None] | None = None,
+) -> tuple[GPT, history.History]:
+    """Train a tiny GPT on `tokens` of the novel, or for `seconds`; return it and its history.
+
+    The history has a row after each ninth: tokens, step, train_loss (its mean over that ninth),
+    val_loss, seconds. The learning rate falls to zero at the end of the tokens or seconds given;
+    `seconds` of training are meant, and the nine validations come on top.
+    `watch` sees the history after each row and may raise to stop the run. Raises ValueError for
+    knobs that make no model, training.TrainingDiverged when a loss is no longer a number.
+    """
+    train_ids, val_ids, _ = novel()
+    val_ids = val_ids[: VALIDATION_TOKENS + 1]
+    shape = model_config(knobs)
+    steps = 1_000  # with a clock: it moves the schedule on, in thousandths
+    if seconds is None:
+        steps = tokens // (max(1, knobs.batch_size) * knobs.context)
+    plan = recipe(knobs, max(1, steps), seed)
+    if steps < PARTS:
+        raise ValueError(
+            f"{tokens:,} tokens are {steps} steps of {knobs.batch_size} × {knobs.context}: "
+            f"at least {PARTS} are needed, so raise tokens or lower batch_size or context."
+        )
+    settings = {"knobs": asdict(knobs), "seed": seed, "tokens": tokens, "seconds": seconds}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = GPT(shape)
+        model.init_weights(zero_branches=True)
+        settings["parameters"] = sum(weight.numel() for weight in model.parameters())
+        training.check_ids("training", train_ids, model, shortest=knobs.context + 1)
+        run = history.History(settings)
+        optimizers = training.make_optimizers(model, plan)
+        batches = training.windows(len(train_ids), knobs.context, knobs.batch_size, seed)
+        begin, judged, step, losses = time.perf_counter(), 0.0, 0, []
+        while len(run.rows) < PARTS:
+            now = step if seconds is None else _clock(begin + judged, seconds, steps)
+            factor = training.schedule(min(now, steps - 1), plan)
+            losses.append(_step(model, train_ids, next(batches), optimizers, factor, plan.clip))
+            step += 1
+            now = step if seconds is None else _clock(begin + judged, seconds, steps)
+            if now >= steps * (len(run.rows) + 1) // PARTS:
+                since = time.perf_counter()
+                val_loss = training.evaluate(model, val_ids)
+                judged += time.perf_counter() - since
+                row = {
+                    "tokens": step * knobs.batch_size * knobs.context,
+                    "step": step,
+                    "train_loss": sum(losses) / len(losses),
+                    "val_loss": val_loss,
+                    "seconds": time.perf_counter() - begin,
+                }
+                losses = []
+                if not math.isfinite(row["train_loss"] + row["val_loss"]):
+                    raise training.TrainingDiverged(
+                        f"The loss is no longer a number at step {step}: lower lr={knobs.lr:g} or "
+                        "lengthen warmup."
+                    )
+                run.rows.append(row)
+                if watch is not None:
+                    watch(run)
+    return model.eval(), run
+
+
+def run(knobs: Knobs = Knobs(), **options: Any) -> history.History:
+    """Train like `train`, with the same options, and return the history alone."""
+    return train(knobs, **options)[1]
+
+
+def _clock(begin: float, seconds: float, steps: int) -> int:
+    return int(steps * (time.perf_counter() - begin) / seconds) if seconds > 0 else steps
+
+
+def _step(
+    model: GPT,
+    ids: Tensor,
+    starts: Tensor,
+    optimizers: list[torch.optim.Optimizer],
+    factor: float,
+    clip: float,
+) -> float:
+    """One step on the windows that begin at `starts`, as `training.train` does it."""
+    rows = ids[starts[:, None] + torch.arange(model.config.context + 1)]
+    loss = F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group.setdefault("peak_lr", group["lr"])
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return loss.item()
+
+
+# Records -----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def records(name: str) -> list[history.History]:
+    """The runs on record in data/runs/lab_<name>.jsonl, in the order of the file.
+
+    Names: "knobs", "heat", "search", "scaling". Each history has the settings of `run` and what
+    the builder noted beside them. `python data/build_lab_runs.py` makes the records again.
+    """
+    file = history.read(data.path(f"runs/lab_{name}.jsonl"))
+    return [unpack(row) for row in file.rows]
+
+
+def pack(run: history.History, **notes: Any) -> dict[str, Any]:
+    """One row for a record: the settings, and each metric as a list; losses to four digits."""
+    names = run.rows[0]
+    columns = {name: [round(row[name], 4) for row in run.rows] for name in names}
+    return {**run.settings, **notes, "columns": columns}
+
+
+def unpack(row: Mapping[str, Any]) -> history.History:
+    """Turn a row of a record back into the history of its run."""
+    columns = row["columns"]
+    rows = [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+    return history.History({k: v for k, v in row.items() if k != "columns"}, rows)
+
+
+def rerun(record: history.History) -> history.History:
+    """Do a run on record again, here and now, with the same knobs, tokens and seed."""
+    settings = record.settings
+    return run(Knobs(**settings["knobs"]), tokens=settings["tokens"], seed=settings["seed"])
+
+
+def select(runs: Sequence[history.History], **knobs: Any) -> list[history.History]:
+    """The runs whose knobs have these values and, for every knob not named, the default."""
+    wanted = asdict(replace(Knobs(), **knobs))
+    return [run for run in runs if run.settings["knobs"] == wanted]
+
+
+def last(runs: Sequence[history.History], metric: str = "val_loss") -> np.ndarray:
+    """Final value of a metric of each run, shape (n,)."""
+    return np.array([run.column(metric)[-1] for run in runs])
+
+
+def permutation_test(a: ArrayLike, b: ArrayLike) -> float:
+    """How often chance alone parts two groups (n,) and (m,) as far as they are apart: a p-value.
+
+    If the groups did not differ, every way to deal the n + m numbers into them would be equally
+    likely. All of them are tried; returned is the share whose means differ at least as much
+    (Fisher, *The Design of Experiments*, 1935). It is never below 1 / (number of ways).
+    """
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    both = np.concatenate([a, b])
+    deals = np.array(list(itertools.combinations(range(len(both)), len(a))))
+    sums = both[deals].sum(axis=1)
+    differences = np.abs(sums / len(a) - (both.sum() - sums) / len(b))
+    return float((differences >= abs(a.mean() - b.mean()) - 1e-12).mean())
+
+
+# Studies -----------------------------------------------------------------------------------------
+
+
+class NumberedSampler(optuna.samplers.RandomSampler):
+    """Random settings that depend on the seed and on the trial's number, and on nothing else.
+
+    With one generator for each process, two processes that share a study and a seed would draw
+    the same settings, and a resumed study would draw its first ones again. Trials that repeat an
+    interrupted one are not counted, so an interruption does not change what is drawn.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.seed = seed
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: optuna.trial.FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Draw one knob of one trial."""
+        before = study.get_trials(deepcopy=False)[: trial.number]
+        number = sum("retry_of" not in earlier.user_attrs for earlier in before)
+        seed = zlib.crc32(f"{self.seed} {number} {param_name}".encode())
+        dice = optuna.samplers.RandomSampler(seed)
+        return dice.sample_independent(study, trial, param_name, param_distribution)
+
+
+def open_study(
+    path: str | Path,
+    space: Space,
+    *,
+    method: str = "random",
+    seed: int = 0,
+    tokens: int = TOKENS,
+) -> optuna.Study:
+    """Open the study in a file, or begin it; trials whose process has died are queued again.
+
+    `space` maps names of `Knobs` to Optuna distributions; `method` is "random" (every run goes to
+    its end) or "halving" (a run goes on after one and after three ninths only if it is among the
+    best third there). Raises StudyError when the file is damaged or holds another search.
+    """
+    if method not in ("random", "halving"):
+        raise ValueError(f"method={method!r} must be 'random' or 'halving'.")
+    known = [field.name for field in fields(Knobs)]
+    if not space or set(space) - set(known):
+        strange = ", ".join(sorted(set(space) - set(known)))
+        wrong = f"The space names {strange}" if space else "The space is empty"
+        raise ValueError(f"{wrong}: choose from the knobs {', '.join(known)}.")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    begun = _mend_journal(path)
+    try:
+        storage = optuna.storages.JournalStorage(
+            JournalFileBackend(str(path), lock_obj=_lock(path))
+        )
+        names = optuna.get_all_study_names(storage)
+    except Exception as error:  # lines of JSON that are no journal fail in many ways
+        raise StudyError(_not_a_study(path, type(error).__name__)) from error
+    if begun and not names:
+        raise StudyError(_not_a_study(path, "no study is in it"))
+    if set(names) - {"lab"}:
+        raise StudyError(f"{path.name} holds another study, {names[0]!r}: choose another file.")
+    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+    if method == "halving":
+        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+    if not names:  # of two processes that come here at the same time, the second finds a study
+        optuna.create_study(storage=storage, study_name="lab", load_if_exists=True)
+    study = optuna.load_study(
+        storage=storage, study_name="lab", sampler=NumberedSampler(seed), pruner=pruner
+    )
+    plan = {
+        "method": method,
+        "seed": seed,
+        "tokens": tokens,
+        "space": {name: json.loads(distribution_to_json(space[name])) for name in sorted(space)},
+    }
+    if "plan" not in study.user_attrs:
+        study.set_user_attr("plan", plan)
+    _compare_plans(path, study.user_attrs["plan"], plan)
+    _queue_lost_trials(study)
+    return study
+
+
+def search(
+    path: str | Path,
+    space: Space,
+    *,
+    seconds: float,
+    method: str = "random",
+    seed: int = 0,
+    tokens: int = TOKENS,
+    trials: int | None = None,
+) -> optuna.Study:
+    """Try settings from `space` until the seconds are over, or `trials` have been finished here.
+
+    Calling it again with the same file goes on: finished trials are kept, interrupted ones done
+    again with the same settings. Other processes may do the same at the same time. The run that
+    the end cuts short stops after its current ninth; a run that diverges counts as failed. Raises
+    ValueError when the space holds knobs that make no run.
+    """
+    deadline = time.monotonic() + seconds
+    study = open_study(path, space, method=method, seed=seed, tokens=tokens)
+
+    def report(run: history.History) -> None:
+        trial.report(run.rows[-1]["val_loss"], step=len(run.rows))
+        if len(run.rows) < PARTS:
+            if trial.should_prune():
+                raise optuna.TrialPruned
+            if time.monotonic() > deadline:
+                raise _OutOfTime
+
+    done = 0
+    while time.monotonic() < deadline and (trials is None or done < trials):
+        trial = study.ask(fixed_distributions=dict(space))
+        trial.set_user_attr("worker", _this_process())
+        try:
+            finished = run(Knobs(**trial.params), tokens=tokens, seed=seed, watch=report)
+        except optuna.TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        except training.TrainingDiverged:
+            study.tell(trial, state=TrialState.FAIL)
+        except ValueError:  # knobs that make no run would make none next time
+            study.tell(trial, state=TrialState.FAIL)
+            raise
+        except BaseException as stop:  # Ctrl-C too: another call does this trial again
+            _queue_again(study, study.trials[trial.number])
+            if isinstance(stop, _OutOfTime):
+                break
+            raise
+        else:
+            study.tell(trial, finished.rows[-1]["val_loss"])
+        done += 1
+    return study
+
+
+class _OutOfTime(Exception):
+    """The stated seconds are over."""
+
+
+def best_so_far(study: optuna.Study) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of work and the best loss of a whole run by then, both (n,), n whole runs.
+
+    The seconds are those of all finished trials, summed in the order in which they ended.
+    """
+    ended = sorted(
+        (trial.datetime_complete, trial.duration.total_seconds(), trial)
+        for trial in study.get_trials(deepcopy=False)
+        if trial.datetime_complete and trial.duration
+    )
+    spent = np.cumsum([seconds for _, seconds, _ in ended])
+    whole = [i for i, (_, _, trial) in enumerate(ended) if trial.state == TrialState.COMPLETE]
+    losses = np.array([ended[i][2].value for i in whole], dtype=float)
+    return spent[whole], np.minimum.accumulate(losses)
+
+
+def _mend_journal(path: Path) -> bool:
+    """Cut off the half line that a killed process may leave; any other bad line is an error.
+
+    Returns whether there is a journal already.
+    """
+    if not path.exists():
+        return False
+    raw = path.read_bytes()
+    lines = raw.split(b"\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            good = "op_code" in json.loads(line)
+        except (ValueError, TypeError):
+            good = False
+        if not good:
+            raise StudyError(_not_a_study(path, f"line {number}"))
+    if lines[-1]:
+        if len(lines) == 1:
+            raise StudyError(_not_a_study(path, "line 1"))
+        lock = _lock(path)
+        lock.acquire()  # whoever was writing has then finished
+        try:
+            whole = path.read_bytes().rfind(b"\n") + 1
+            with path.open("r+b") as file:
+                file.truncate(whole)
+        finally:
+            lock.release()
+    return len(lines) > 1
+
+
+def _lock(path: Path) -> JournalFileOpenLock:
+    return JournalFileOpenLock(str(path), grace_period=LOCK_SECONDS)
+
+
+def _not_a_study(path: Path, where: str) -> str:
+    return (
+        f"{path.name} is damaged or no study file ({where}): move it away and search again, "
+        "or name another file."
+    )
+
+
+def _compare_plans(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    for name, value in new.items():
+        if old.get(name) == value:
+            continue
+        if name != "space":
+            raise StudyError(
+                f"{path.name} was begun with {name}={old.get(name)!r}, not {value!r}: search on "
+                "with that, or name another file."
+            )
+        different = [k for k in {**old[name], **value} if old[name].get(k) != value.get(k)]
+        raise StudyError(
+            f"{path.name} was begun with another search space (it differs in "
+            f"{', '.join(different)}): use that space, or name another file."
+        )
+
+
+def _this_process() -> list[Any]:
+    me = psutil.Process()
+    return [platform.node(), me.pid, me.create_time()]
+
+
+def _queue_lost_trials(study: optuna.Study) -> None:
+    """Queue what a process that no longer lives on this machine has left half done."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        worker = trial.user_attrs.get("worker")
+        if worker is None:  # killed, or just now being started, between two lines of `search`
+            started = trial.datetime_start or datetime.now()
+            lost = datetime.now() - started.replace(tzinfo=None) > timedelta(seconds=10)
+        else:  # one's own is lost too: this process is here, and not in that trial
+            here = worker[0] == platform.node()
+            lost = here and (worker == _this_process() or not _lives(*worker[1:]))
+        if lost:
+            _queue_again(study, trial)
+
+
+def _lives(pid: int, created: float) -> bool:
+    try:
+        return abs(psutil.Process(pid).create_time() - created) < 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _queue_again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+    try:
+        study.tell(trial.number, state=TrialState.FAIL)
+    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+        return  # another process was faster
+    if trial.params:
+        study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+
+
+# Pictures and sliders ----------------------------------------------------------------------------
+
+
+def draw(ax: Axes, runs: Mapping[str, history.History]) -> None:
+    """Draw the validation loss of every run over the tokens that it read; the last one is bold."""
+    for i, (label, run) in enumerate(runs.items()):
+        newest = i == len(runs) - 1
+        ax.plot(
+            *run.points("tokens", "val_loss"),
+            "o-",
+            ms=4 if newest else 2,
+            lw=2.4 if newest else 1.2,
+            alpha=1.0 if newest else 0.6,
+            label=f"{label}: {run.column('val_loss')[-1]:.2f}",
+        )
+    ax.set(xlabel="tokens read", ylabel="validation loss (nats per token)")
+    if runs:
+        ax.legend(fontsize=8)
+
+
+def panel(seconds: float = 2.0) -> Any:
+    """Sliders for four knobs; each move trains for `seconds` and adds a curve to the picture.
+
+    Returns an ipywidgets box. Without a live kernel draw `run`s with `draw` instead.
+    """
+    import ipywidgets as widgets
+
+    options = {
+        "lr": [0.0006, 0.002, 0.006, 0.02, 0.06],
+        "batch_size": [2, 4, 8, 16, 32],
+        "d_model": [16, 32, 64, 96, 128],
+        "n_layers": [1, 2, 3, 4],
+    }
+    sliders = {
+        name: widgets.SelectionSlider(
+            options=values,
+            value=getattr(Knobs(), name),
+            description=name.replace("_", " "),
+            continuous_update=False,
+        )
+        for name, values in options.items()
+    }
+    picture = widgets.Image(format="png", layout=widgets.Layout(max_width="700px"))
+    told = widgets.Label()
+    runs: dict[str, history.History] = {}
+
+    def add(_: Any = None) -> None:
+        knobs = {name: slider.value for name, slider in sliders.items()}
+        turned = [f"{k} {v:g}" for k, v in knobs.items() if v != getattr(Knobs(), k)]
+        label = ", ".join(turned) or "start"
+        told.value = f"Training for {seconds:g} s …"
+        try:
+            runs.pop(label, None)  # a setting tried again moves to the end
+            runs[label] = run(Knobs(**knobs), seconds=seconds)
+        except training.TrainingDiverged as error:
+            told.value = str(error)
+            return
+        figure, ax = plt.subplots()
+        draw(ax, runs)
+        ax.set_title(f"The same {seconds:g} seconds, one knob or another")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        plt.close(figure)
+        picture.value = buffer.getvalue()
+        told.value = f"{len(runs)} curve{'s' if len(runs) > 1 else ''}. Move a slider."
+
+    for slider in sliders.values():
+        slider.observe(add, names="value")
+    add()
+    return widgets.VBox([*sliders.values(), told, picture])

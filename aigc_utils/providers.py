@@ -1,0 +1,248 @@
+"""Where language models are served, and the SDK's client for each place (lesson 13).
+
+``"local"`` is the course's model on this machine, OpenAI is reached only by who names it *and* has
+set its key, and any other address that speaks the chat-completions protocol is a ``Provider``.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Generator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import openai
+
+from aigc_utils import session  # noqa: F401  (before the libraries that read its environment)
+
+Message = dict[str, str]
+"""``{"role": "system" | "user" | "assistant", "content": text}``"""
+
+TIMEOUT = 30.0
+"""Seconds without a single byte after which a request is given up; the SDK's own value is 600."""
+
+
+class ChatError(RuntimeError):
+    """Something that stopped the chat, as one sentence; Jupyter shows just the sentence."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"ChatError: {self}"]
+
+
+@dataclass(frozen=True)
+class Provider:
+    """Where a model is served: its address, its name, and where the key is.
+
+    ``key_name`` is the *name* of the environment variable that holds the key, never the key
+    itself. ``context`` is the most tokens that a request and its answer may have together.
+    """
+
+    base_url: str
+    model: str
+    key_name: str | None = None
+    context: int = 32_000
+
+
+PROVIDERS = {
+    "openai": Provider("https://api.openai.com/v1", "gpt-5.4-mini", "OPENAI_API_KEY", 128_000),
+}
+"""Providers by name, beside ``"local"``: add your own. Models retire: see your provider's list."""
+
+LOCAL_CONTEXT = 2_048  # the local model could take 8,192, but a processor reads them slowly
+
+
+def connect(
+    provider: str | Provider = "local", *, timeout: float = TIMEOUT, max_retries: int = 2
+) -> tuple[openai.OpenAI, str]:
+    """Return the SDK's client for a provider, and the name of its model.
+
+    The SDK tries a request again after a short and growing wait when the provider is busy, has an
+    error or does not answer. Raises ChatError when the provider is unknown or its key is not set.
+    """
+    place = find(provider)
+    _check(place)
+    http = openai.DefaultHttpx2Client(
+        trust_env=not is_here(place), event_hooks={"response": [_refuse_a_long_wait]}
+    )
+    client = openai.OpenAI(
+        **_settings(place), timeout=timeout, max_retries=max_retries, http_client=http
+    )
+    return client, place.model
+
+
+def connect_async(
+    provider: str | Provider = "local", *, timeout: float = TIMEOUT, max_retries: int = 2
+) -> tuple[openai.AsyncOpenAI, str]:
+    """Return the SDK's asynchronous client for a provider, and the name of its model."""
+    place = find(provider)
+    _check(place)
+    http = openai.DefaultAsyncHttpx2Client(trust_env=not is_here(place))
+    client = openai.AsyncOpenAI(
+        **_settings(place), timeout=timeout, max_retries=max_retries, http_client=http
+    )
+    return client, place.model
+
+
+def find(provider: str | Provider) -> Provider:
+    """Return the place that ``provider`` names; ``"local"`` starts the server where needed."""
+    if isinstance(provider, Provider):
+        return provider
+    if provider == "local":
+        return local()
+    if provider == "gpt2":
+        raise ChatError("GPT-2 runs inside of Chat and has no client: use chat.Chat('gpt2').")
+    if provider not in PROVIDERS:
+        names = ", ".join(["local", "gpt2", *PROVIDERS])
+        raise ChatError(f"There is no provider {provider!r}: choose {names}, or give a Provider.")
+    return PROVIDERS[provider]
+
+
+def local() -> Provider:
+    """Return the place of the local server, which runs from now on."""
+    from aigc_utils import models, server
+
+    try:
+        running = server.start()
+    except (server.ServerError, models.ModelError) as error:
+        problem = str(error)
+    else:
+        return Provider(running.base_url, running.model, context=LOCAL_CONTEXT)
+    raise ChatError(problem)
+
+
+def is_here(place: Provider) -> bool:
+    """Return True when a place is on this machine: no proxy leads there, and no one listens."""
+    return httpx2.URL(place.base_url).host in ("127.0.0.1", "localhost", "::1")
+
+
+def _check(place: Provider) -> None:
+    """Raise ChatError when a place has no proper address, or not the key that it needs."""
+    if problem := _address_problem(place) or _key_problem(place):
+        raise ChatError(problem)  # out here, where no variable holds the key
+
+
+def _address_problem(place: Provider) -> str | None:
+    try:
+        address = httpx2.URL(place.base_url)
+    except (httpx2.InvalidURL, TypeError):
+        return f"{place.base_url!r} is no address."
+    if address.scheme not in ("http", "https") or not address.host:
+        return f"{place.base_url!r} is no address: it starts with https:// or http://."
+    if address.scheme == "http" and place.key_name and not is_here(place):
+        return f"{address.host} must be reached by https, or everyone on the way reads the key."
+    return None
+
+
+def _key_problem(place: Provider) -> str | None:
+    if place.key_name is None:
+        return None
+    key = _key(place)
+    if not key:
+        return (
+            f"{httpx2.URL(place.base_url).host} needs a key: set the environment variable "
+            f"{place.key_name} before you start, or choose the provider 'local'."
+        )
+    if not (key.isascii() and key.isprintable()):
+        return f"The key in {place.key_name} has characters that no key has."
+    return None
+
+
+def _key(place: Provider) -> str:
+    return os.environ.get(place.key_name, "").strip() if place.key_name else "none"
+
+
+def _settings(place: Provider) -> dict[str, Any]:
+    # The SDK would send these two of OpenAI's settings to every provider.
+    private = () if place.key_name == "OPENAI_API_KEY" else ("Organization", "Project")
+    without = {f"OpenAI-{name}": openai.Omit() for name in private}
+    return {"base_url": place.base_url, "api_key": _key(place), "default_headers": without}
+
+
+def _refuse_a_long_wait(response: httpx2.Response) -> None:
+    """Say a long Retry-After at once: the SDK would sit it out in silence, up to two minutes."""
+    wait = retry_after(response)
+    if "retry-after" in response.headers and (wait is None or wait > TIMEOUT):
+        response.headers["x-should-retry"] = "false"
+
+
+def retry_after(response: httpx2.Response) -> float | None:
+    """Return the seconds that a busy server asks to wait, or None when it gives no number."""
+    said = response.headers.get("retry-after", "")
+    return float(said) if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", said) else None
+
+
+class BaseModel:
+    """GPT-2 in this process, with the one method of the SDK's client that Chat calls.
+
+    A base model was never taught to answer: it gets the conversation as a transcript and writes it
+    on. Its line is the answer, since the next one would be the user's.
+    """
+
+    api_key = ""
+
+    def __init__(self) -> None:
+        from aigc_utils import data, models
+
+        try:
+            loaded = models.load("gpt2")
+            self.why = f"({loaded.why})"
+        except models.ModelError:
+            files = [data.path(name) for name in data.names() if "/novel_gpt2/" in name]
+            loaded = models.load(files[0].parent, "float32")
+            self.why = (
+                "(GPT-2's weights are not on this machine and there is no network: the course's "
+                "small GPT-2 writes on, which has read one novel and nothing else.)"
+            )
+        self.model, self.tokenizer = loaded.model, loaded.tokenizer
+        context = self.model.config.max_position_embeddings
+        self.place = Provider("", loaded.name, context=context)
+        self.chat = self.completions = self
+
+    def encode(self, messages: list[Message]) -> list[int]:
+        """Return the ids of the transcript, with the beginning of the model's own line."""
+        lines = [f"{m['role'].capitalize()}: {m['content']}" for m in messages]
+        return self.tokenizer.encode("\n".join([*lines, "Assistant:"]), add_special_tokens=False)
+
+    def create(
+        self,
+        *,
+        messages: list[Message],
+        max_completion_tokens: int,
+        temperature: float = 1.0,
+        **ignored: object,
+    ) -> contextlib.closing:
+        """Return a context manager over events, as the SDK's method does when it streams."""
+        ids = self.encode(messages)
+        return contextlib.closing(self._events(ids, max_completion_tokens, temperature))
+
+    def _events(self, ids: list[int], most: int, temperature: float) -> Generator[SimpleNamespace]:
+        import torch
+
+        def event(piece: str, reason: str | None = None, usage: object = None) -> SimpleNamespace:
+            delta = SimpleNamespace(content=piece, refusal=None)
+            choice = SimpleNamespace(delta=delta, finish_reason=reason)
+            return SimpleNamespace(choices=[choice], usage=usage)
+
+        new: list[int] = []
+        text, reason, past = "", "length", None
+        step = torch.tensor([ids])
+        while len(new) < most:
+            with torch.inference_mode():
+                output = self.model(step, past_key_values=past, use_cache=True)
+            past, logits = output.past_key_values, output.logits[0, -1].float()
+            probabilities = torch.softmax(logits / (temperature or 1), dim=-1)
+            chosen = torch.multinomial(probabilities, 1) if temperature else logits.argmax()[None]
+            new.append(int(chosen))
+            step = chosen[None]
+            whole = str(self.tokenizer.decode(new)).lstrip()
+            line = whole.partition("\n")[0]
+            if not whole.endswith("\ufffd"):  # a character may take several tokens
+                yield event(line[len(text) :])
+                text = line
+            if "\n" in whole or new[-1] == self.tokenizer.eos_token_id:
+                reason = "stop"
+                break
+        usage = SimpleNamespace(prompt_tokens=len(ids), completion_tokens=len(new))
+        yield event("", reason, usage)

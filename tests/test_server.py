@@ -1,0 +1,258 @@
+"""The local server answers the real SDK, is shared, and never outlives what began it."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import psutil
+import pytest
+from serving import local  # noqa: F401  (a fixture)
+
+from aigc_utils import models, server
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's here")
+
+
+@pytest.fixture
+def client(local: server.Server) -> openai.OpenAI:  # noqa: F811
+    return openai.OpenAI(base_url=local.base_url, api_key="none", timeout=60, max_retries=0)
+
+
+def ask(client: openai.OpenAI, text: str, **options: object) -> str:
+    answer = client.chat.completions.create(
+        model=models.NAME,
+        messages=[{"role": "user", "content": text}],
+        **{"temperature": 0, "max_completion_tokens": 30, **options},
+    )
+    return answer.choices[0].message.content
+
+
+def gone(process: psutil.Process, seconds: float = 5) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        deadline = time.monotonic() + seconds
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+    return True
+
+
+@pytest.mark.slow
+def test_it_knows_the_capital_of_france(client: openai.OpenAI) -> None:
+    assert "Paris" in ask(client, "What is the capital of France?")
+
+
+@pytest.mark.slow
+def test_streaming_temperature_and_lengths_work(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model=models.NAME,
+        messages=[{"role": "user", "content": "What is the capital of France?"}],
+        temperature=0,
+        stream=True,
+    )
+    pieces = [c.choices[0].delta.content for c in stream if c.choices]
+    assert "Paris" in "".join(piece or "" for piece in pieces) and len(pieces) > 4
+    short = {"max_completion_tokens": 6}
+    same = {ask(client, "Invent a name.", **short) for _ in range(2)}
+    other = {ask(client, "Invent a name.", temperature=1.5, seed=i, **short) for i in range(3)}
+    assert len(same) == 1 and len(other) > 1, "the temperature has an effect"
+
+
+@pytest.mark.slow
+def test_the_model_has_a_plain_name(local: server.Server, client: openai.OpenAI) -> None:  # noqa: F811
+    assert [model.id for model in client.models.list()] == [models.NAME] == [local.model]
+    assert str(models.cache_root()) not in client.models.with_raw_response.list().text
+    assert local.base_url.startswith("http://127.0.0.1:")
+    assert "/" not in repr(local).replace(models.NAME, "")
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="gpt-4", messages=[])
+    assert "Server is pinned to 'course/smollm2'" in refused.value.response.text
+
+
+@pytest.mark.slow
+def test_a_second_call_gives_the_same_server(local: server.Server) -> None:  # noqa: F811
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(server.start())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(one is local for one in found) and len(found) == 4
+    assert server.start(port=local._port) is local
+    with pytest.raises(server.ServerError, match=f"runs at {local.base_url} already"):
+        server.start(port=local._port + 1)
+
+
+@pytest.mark.slow
+def test_only_this_machine_reaches_it(local: server.Server) -> None:  # noqa: F811
+    connections = psutil.Process(local.process.pid).net_connections("inet")
+    listening = {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
+    assert "OPENAI_API_KEY" not in psutil.Process(local.process.pid).environ()
+
+
+@pytest.mark.slow
+def test_a_proxy_is_not_asked_for_the_way_to_this_machine(
+    local: server.Server,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    monkeypatch.setenv("no_proxy", "")
+    assert server.start() is local
+    assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == "example.org,127.0.0.1"
+    client = openai.OpenAI(base_url=local.base_url, api_key="none", max_retries=0)
+    assert client.models.list().data
+
+
+@contextlib.contextmanager
+def module(*arguments: str) -> Iterator[subprocess.Popen]:
+    """Run ``python -m aigc_utils.server`` and make sure that nothing of it stays."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aigc_utils.server", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    children: list[psutil.Process] = []
+    try:
+        yield process
+        children = psutil.Process(process.pid).children() if process.poll() is None else []
+    finally:
+        process.kill()
+        process.communicate()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+
+
+def child_of(process: subprocess.Popen) -> psutil.Process:
+    """Return the process that serves, as soon as there is one."""
+    deadline = time.monotonic() + 60
+    while not (children := psutil.Process(process.pid).children()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    return children[0]
+
+
+@pytest.mark.slow
+def test_the_terminal_form_serves_and_a_killed_parent_leaves_no_orphan() -> None:
+    port = server._free_port(None)
+    with module("--port", str(port)) as process:
+        assert process.stdout.readline() == f"http://127.0.0.1:{port}/v1\n"
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=60)
+        assert "Paris" in ask(client, "What is the capital of France?")
+        child = child_of(process)
+        process.kill()
+        assert gone(child), "the server outlived the killed program that started it"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_ended_while_starting_nothing_stays(end: signal.Signals) -> None:
+    with module() as process:
+        child = child_of(process)
+        time.sleep(0.3)
+        process.send_signal(end)
+        out, err = process.communicate(timeout=20)
+        assert gone(child)
+        assert process.returncode == (-9 if end == signal.SIGKILL else 0)
+        assert (out, err) == ("", "")
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No server runs, as far as `start` knows, and the model needs no look."""
+    monkeypatch.setattr(server, "_running", {})
+    monkeypatch.setattr(models, "convert", lambda: Path())
+    return monkeypatch
+
+
+def python(program: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", program)
+
+
+def test_a_server_that_dies_says_its_last_words(alone: pytest.MonkeyPatch) -> None:
+    alone.setattr(server, "_COMMAND", python("print('first'); raise SystemExit('no such part')"))
+    with pytest.raises(server.ServerError, match=r"while starting, with code 1: .*no such part"):
+        server.start()
+    alone.setattr(server, "_COMMAND", python("import os; os.kill(os.getpid(), 9)"))
+    with pytest.raises(server.ServerError, match="with code -9"):
+        server.start()
+
+
+def test_a_server_that_never_answers_is_stopped(alone: pytest.MonkeyPatch) -> None:
+    started = []
+    real = server._spawn
+    alone.setattr(server, "_spawn", lambda port: started.append(real(port)) or started[-1])
+    alone.setattr(server, "START_SECONDS", 0.5)
+    alone.setattr(server, "_COMMAND", python("import time; time.sleep(60)"))
+    with pytest.raises(server.ServerError, match="did not answer within"):
+        server.start()
+    assert not started[0].running
+
+
+def test_a_port_that_is_taken_is_refused(alone: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind((server.HOST, 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(server.ServerError, match=f"Port {port} is taken: leave the port out"):
+            server.start(port=port)
+    for port in (0, -1, 65536):
+        with pytest.raises(server.ServerError, match="is not a port"):
+            server.start(port=port)
+
+
+def test_a_port_snatched_meanwhile_is_tried_again(alone: pytest.MonkeyPatch) -> None:
+    ports = []
+    alone.setattr(
+        server, "_COMMAND", python("raise SystemExit('[Errno 98] address already in use')")
+    )
+    real = server._free_port
+    alone.setattr(server, "_free_port", lambda port: ports.append(real(port)) or ports[-1])
+    with pytest.raises(server.ServerError, match="address already in use"):
+        server.start()
+    assert len(ports) == 3
+    with pytest.raises(server.ServerError, match="address already in use"):
+        server.start(port=real(None))
+    assert len(ports) == 4, "a port that was asked for is not replaced by another"
+
+
+def test_a_stopped_server_is_not_reused(alone: pytest.MonkeyPatch) -> None:
+    alone.setattr(server, "_COMMAND", python("import sys; sys.stdin.read()"))
+    alone.setattr(server, "_wait", lambda server: None)
+    with server.start() as first:
+        assert first.running
+    assert not first.running and "stopped" in repr(first)
+    first.stop()
+    second = server.start()
+    assert second is not first and second.running
+    second.stop()
+
+
+def test_other_models_and_a_missing_one_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server, "_running", {})
+    with pytest.raises(server.ServerError, match=r"no model 'gpt-4' to serve.*course/smollm2"):
+        server.start("gpt-4")
+
+    def missing() -> Path:
+        raise models.ModelError("The chat model is missing.")
+
+    monkeypatch.setattr(models, "convert", missing)
+    with pytest.raises(models.ModelError):
+        server.start()
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert server.main([]) == 1
+    assert capsys.readouterr() == ("", "The chat model is missing.\n")
