@@ -15,10 +15,11 @@ from traitlets.config import Config
 SOLUTIONS = sorted((Path(__file__).resolve().parents[1] / "notebooks/solutions").glob("*.ipynb"))
 
 
-def wrong_answer(source: str) -> str:
+def wrong_answer(source: str, name: str) -> str:
     """Return a solution cell whose last function answers with a number that is never right."""
     functions = [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
-    return f"{source}\n\n\ndef {functions[-1]}(*args, **kwargs):\n    return -123.456\n"
+    asked = name if name in functions else functions[-1]  # helpers may stand beside the answer
+    return f"{source}\n\n\ndef {asked}(*args, **kwargs):\n    return -123.456\n"
 
 
 def submit(course: Path, student: str, notebook: nbformat.NotebookNode, name: str) -> None:
@@ -63,7 +64,7 @@ def test_right_wrong_and_empty_submissions_get_the_right_points(
             cell.source = answers[cell.metadata.nbgrader.grade_id]
     submit(tmp_path, "right", released, solution.name)
     first = next(c for c in released.cells if c.metadata.get("nbgrader", {}).get("solution"))
-    first.source = wrong_answer(first.source)
+    first.source = wrong_answer(first.source, first.metadata.nbgrader.grade_id)
     submit(tmp_path, "wrong", released, solution.name)
 
     for student in ("empty", "right", "wrong"):

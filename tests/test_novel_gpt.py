@@ -86,7 +86,7 @@ def test_it_writes(model):
 
 
 def test_the_record_is_of_the_recipe_and_of_three_seeds(script, record):
-    assert record.settings["model"] == asdict(script.MODEL)
+    assert GPTConfig(**record.settings["model"]) == script.MODEL
     assert record.settings["training"] == asdict(script.RECIPE)
     ends = [row for row in record.rows if "test_bits" in row]
     assert [row["seed"] for row in ends] == [1, 2, 3]
