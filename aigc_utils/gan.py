@@ -104,7 +104,7 @@ def build_discriminator(
             layers.Conv2D(2 * width, 4, strides=2, padding="same"),
             layers.LeakyReLU(0.2),
             layers.Flatten(),
-            # After every convolution it would cost a fifth of the speed: random numbers are dear.
+            # Once, before the last layer: random numbers for whole feature maps are dear.
             layers.Dropout(dropout),
             layers.Dense(1 + n_classes),
         ],
