@@ -613,6 +613,32 @@ class LinearDecay(keras.callbacks.Callback):
         return (self._epoch + batch / self.params["steps"]) / self.params["epochs"]
 
 
+class Curves(keras.callbacks.Callback):
+    """Keeps losses and D's answers of each call of the compiled graph, not of whole epochs.
+
+    ``history`` has a row for each call: step, d_loss, g_loss, d_real and d_fake, as they were on
+    average in the steps of that call. A resumed run goes on counting.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.history = history.History()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Forget the sums of the epoch before."""
+        self._sums: dict[str, float] = {}
+        self._calls = 0
+        self._before = epoch * self.params["steps"]
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Add a row: Keras hands over running means of the epoch, so take sums and subtract."""
+        self._calls += 1
+        sums = {name: float(mean) * self._calls for name, mean in (logs or {}).items()}
+        row = {name: value - self._sums.get(name, 0.0) for name, value in sums.items()}
+        self.history.rows.append({"step": self._before + batch + 1, **row})
+        self._sums = sums
+
+
 class Frames(keras.callbacks.Callback):
     """Makes the same pictures from one fixed z before the first and after every epoch.
 

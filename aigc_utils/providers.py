@@ -78,7 +78,9 @@ def connect_async(
     """Return the SDK's asynchronous client for a provider, and the name of its model."""
     place = find(provider)
     _check(place)
-    http = openai.DefaultAsyncHttpx2Client(trust_env=not is_here(place))
+    http = openai.DefaultAsyncHttpx2Client(
+        trust_env=not is_here(place), event_hooks={"response": [_refuse_a_long_wait_async]}
+    )
     client = openai.AsyncOpenAI(
         **_settings(place), timeout=timeout, max_retries=max_retries, http_client=http
     )
@@ -160,17 +162,27 @@ def _settings(place: Provider) -> dict[str, Any]:
     return {"base_url": place.base_url, "api_key": _key(place), "default_headers": without}
 
 
+_WAITS = {"retry-after-ms": 0.001, "retry-after": 1.0}  # seconds in a unit; the SDK's order
+
+
 def _refuse_a_long_wait(response: httpx2.Response) -> None:
     """Say a long Retry-After at once: the SDK would sit it out in silence, up to two minutes."""
     wait = retry_after(response)
-    if "retry-after" in response.headers and (wait is None or wait > TIMEOUT):
+    if any(name in response.headers for name in _WAITS) and (wait is None or wait > TIMEOUT):
         response.headers["x-should-retry"] = "false"
+
+
+async def _refuse_a_long_wait_async(response: httpx2.Response) -> None:
+    _refuse_a_long_wait(response)
 
 
 def retry_after(response: httpx2.Response) -> float | None:
     """Return the seconds that a busy server asks to wait, or None when it gives no number."""
-    said = response.headers.get("retry-after", "")
-    return float(said) if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", said) else None
+    for name, unit in _WAITS.items():
+        said = response.headers.get(name, "")
+        if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", said):
+            return unit * float(said)
+    return None
 
 
 class BaseModel:

@@ -170,6 +170,9 @@ def _spawn(port: int) -> Server:
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONUNBUFFERED": "1",
+        # Whoever asks waits, so the cores are free: threads that stay awake between two products
+        # write 20 tokens/s instead of 16. (Beside a busy program it is 6 instead of 12.)
+        "GOMP_SPINCOUNT": "10000",
     }
     environment.pop("OPENAI_API_KEY", None)  # no business of the server's
     log = tempfile.TemporaryFile()  # noqa: SIM115  (the Server closes it)

@@ -87,10 +87,12 @@ def _live_panel(bot: Chat) -> "widgets.VBox":
     def answer(text: str) -> None:
         try:
             bot.temperature, bot.system = temperature.value, system.value.strip() or None
-            lines.append("Model: ")
-            shown = 0.0
+            begun, shown = False, 0.0
             with contextlib.closing(bot.stream(text)) as pieces:
                 for piece in pieces:
+                    if not begun:  # before the first piece the chat may say something itself
+                        lines.append("Model: ")
+                        begun = True
                     lines[-1] += piece
                     if time.monotonic() - shown > 0.1:
                         show()
@@ -100,8 +102,6 @@ def _live_panel(bot: Chat) -> "widgets.VBox":
                         break
             show()
         except (ChatError, ValueError) as error:
-            if lines[-1] == "Model: ":
-                lines.pop()
             say(f"({error})")
         finally:
             busy(False)

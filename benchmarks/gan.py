@@ -285,7 +285,7 @@ class OtherLoss(gan.GAN):
                 total = tf.reduce_sum(real_logits) + tf.reduce_sum(fake_logits)
             # A picture's logit depends on that picture alone, so this holds each one's own slope.
             slopes = inner.gradient(total, [real, fake] if relativistic else [real])
-            penalty = sum(tf.reduce_sum(slope**2) for slope in slopes) / len(real)
+            penalty = sum(tf.reduce_mean(tf.reduce_sum(slope**2, [1, 2, 3])) for slope in slopes)
             if relativistic:
                 d_loss = tf.reduce_mean(tf.math.softplus(fake_logits - real_logits))
             else:

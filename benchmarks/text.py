@@ -156,8 +156,9 @@ def one_run(job: dict[str, Any]) -> dict[str, Any]:
     model.init_weights(zero_branches=zero_branches)
     before = [weight.detach().clone() for weight in model.parameters()]
     if ours:
-        run = replace(OURS_RUN, seed=job["seed"], **job["run"])
-        run = replace(run, eval_every=max(1, run.steps // 20))
+        steps = job["run"].get("steps", OURS_RUN.steps)
+        options = {"eval_every": max(1, steps // 20), **job["run"]}
+        run = replace(OURS_RUN, seed=job["seed"], **options)
         rows = train_ours(model, train_ids, val_ids, run)
         tokens = run.steps * run.batch_size * model.config.context
         bf16 = run.bf16 if run.bf16 is not None else "where it pays"
@@ -324,6 +325,8 @@ def ablation(text: str | None, seeds: list[int], results: Path, record: Path | N
     print(f"{'':34}{'val loss':>9}{'±':>7}{'worse by':>10}{'seconds':>9}")
     base, rows = 0.0, []
     for name, (model, run) in ABLATION.items():
+        # Only the end counts here, so validate only there.
+        run = {**run, "eval_every": run.get("steps", OURS_RUN.steps)}
         job = {"who": "ours", "text": text, "model": model, "run": run}
         runs = [measure({**job, "seed": seed}, results) for seed in seeds]
         loss = mean(one["val_loss"] for one in runs)

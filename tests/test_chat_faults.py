@@ -3,6 +3,7 @@
 The provider is the real server of ``aigc_utils.faults``; the template is the real model's.
 """
 
+import asyncio
 import io
 import logging
 import random
@@ -11,10 +12,11 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import openai
 import pytest
 
-from aigc_utils import chat, faults, models
+from aigc_utils import chat, faults, models, providers
 from aigc_utils.chat import Chat, ChatError, Provider
 
 KEY = "not-a-real-key-1234567890"
@@ -133,6 +135,34 @@ def test_a_long_wait_is_said_and_not_sat_out(server: faults.Server) -> None:
     with pytest.raises(ChatError, match="ask again in 60 s"):
         make(server, "429-wait", max_retries=2).ask("hello")
     assert server.served == served + 1
+
+
+def test_many_at_once_do_not_sit_it_out_either(server: faults.Server) -> None:
+    async def ask() -> None:
+        place = Provider(server.base_url, "429-wait", "TEST_KEY")
+        many, model = chat.connect_async(place, timeout=5, max_retries=2)
+        async with many:
+            message = {"role": "user", "content": "hello"}
+            await many.chat.completions.create(model=model, messages=[message])
+
+    served = server.served
+    with pytest.raises(openai.RateLimitError):
+        asyncio.run(ask())
+    assert server.served == served + 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "60"}, 60),
+        ({"Retry-After-Ms": "90000"}, 90),
+        ({"Retry-After-Ms": "1500", "Retry-After": "60"}, 1.5),
+        ({"Retry-After": "tomorrow"}, None),
+        ({}, None),
+    ],
+)
+def test_waits_are_read_as_the_sdk_reads_them(headers: dict, seconds: float | None) -> None:
+    assert providers.retry_after(httpx2.Response(429, headers=headers)) == seconds
 
 
 @pytest.mark.parametrize("fault", ["cut", "utf8", "slow", "leak", "refusal"])

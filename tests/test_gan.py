@@ -117,6 +117,17 @@ def test_the_average_is_the_average_of_the_formula():
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+def test_curves_are_finer_than_an_epoch_and_agree_with_it():
+    model, curves = tiny(), gan.Curves()
+    model.fit(PICTURES, epochs=2, batch_size=16, callbacks=[curves])
+    rows, epochs = curves.history.rows, model.record.rows
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
+    for name in ("d_loss", "g_loss", "d_real", "d_fake"):
+        means = curves.history.column(name).reshape(2, 3).mean(axis=1)
+        np.testing.assert_allclose(means, [row[name] for row in epochs], rtol=1e-5)
+    assert rows[0]["d_loss"] != rows[1]["d_loss"]
+
+
 def test_the_learning_rates_fall_over_the_second_half():
     model, rates = tiny(), []
 

@@ -1,5 +1,6 @@
 """The race of lesson 09 as one command: a few seconds of both, from the command line."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "gan.py"
+PICTURES = np.random.default_rng(0).integers(0, 256, (64, 28, 28), dtype=np.uint8)
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -63,3 +65,35 @@ def test_wrong_requests_are_refused_in_a_sentence(tmp_path):
     ):
         refused = run(*arguments)
         assert refused.returncode != 0 and sentence in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("gan_benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def trained_weights(benchmark, kind, **changes):
+    recipe = benchmark.Recipe(width=4, latent_dim=8, dropout=0.0, **changes)
+    model = benchmark.build(recipe, seed=1)
+    model.__class__ = kind or model.__class__
+    model.fit(PICTURES, np.arange(64) % 10, epochs=1, batch_size=8)
+    return model.generator.get_weights() + model.discriminator.get_weights()
+
+
+def test_the_variants_are_the_courses_gan_where_they_change_nothing(benchmark):
+    ours = trained_weights(benchmark, None)
+    other = trained_weights(benchmark, benchmark.OtherLoss)
+    for a, b in zip(ours, other, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["relativistic", "non-saturating"])
+def test_the_penalised_losses_train_in_the_compiled_graph(benchmark, loss):
+    mild, strong = (trained_weights(benchmark, None, loss=loss, gamma=g) for g in (0.01, 10.0))
+    assert all(np.isfinite(weight).all() for weight in mild + strong)
+    assert any(not np.allclose(a, b, atol=1e-3) for a, b in zip(mild, strong, strict=True))
