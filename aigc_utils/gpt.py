@@ -7,7 +7,7 @@ al., 2025) as its variant that normalises queries and keys: RMSNorm (Zhang & Sen
 rotary positions (Su et al., *RoFormer*, 2021), a gated MLP (Shazeer, *GLU Variants Improve
 Transformer*, 2020), key/value heads shared by several query heads (Ainslie et al., *GQA*, 2023),
 no biases. `GPTConfig` says which: the defaults are GPT-2, `GPTConfig(..., **LLAMA)` is Llama.
-Either can be given a counting model's memory, `NgramEmbedding`: `benchmarks/text.py` measures it.
+Either can be given a counting model's memory, `NgramEmbedding`: lesson 06 says what it is worth.
 
 Shapes: B batch, T time (tokens), D `d_model`, H `n_heads`, G `n_kv_heads`, d `head_dim`.
 """

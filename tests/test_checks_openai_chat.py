@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import math
 import textwrap
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import nbformat
@@ -12,6 +15,7 @@ from exercises import exercise_from
 from graded import assert_checkers_and_hints, run_answer
 from pydantic import BaseModel, ValidationError
 
+from aigc_utils import chat
 from aigc_utils.checks import CheckFailed
 from aigc_utils.checks import openai_chat as check
 
@@ -24,6 +28,8 @@ def function_of(notebook: nbformat.NotebookNode, name: str):
     space = {
         "asyncio": asyncio,
         "json": json,
+        "chat": chat,
+        "Fraction": Fraction,
         "openai": openai,
         "BaseModel": BaseModel,
         "ValidationError": ValidationError,
@@ -35,25 +41,61 @@ def solution(name: str):
     return function_of(nbformat.read(SOLUTIONS, as_version=4), name)
 
 
-def trimmer(step=2, greedy=False, refuse=True, in_place=False, tail=None):
-    """A trimming function with one thing left out or wrong."""
+def payer(
+    read=lambda x: Fraction(str(x)),
+    million=10**6,
+    prompt=lambda prices: prices.prompt,
+    answer=lambda prices: prices.answer,
+    down=int,
+    cap=min,
+    least=1,
+    free=True,
+    prompt_first=True,
+    sentence="Not one token can be paid.",
+):
+    """A function that finds what is affordable, with one thing left out or wrong."""
 
-    def trim(messages, limit, count):
-        kept = messages if in_place else list(messages)
-        first = 1 if kept[0]["role"] == "system" else 0
-        while count(kept) > limit and len(kept) > first + 1:
-            del kept[first : first + step]
-        if greedy:
-            del kept[first : first + step]
-        if refuse and count(kept) > limit:
-            raise ValueError
-        return kept[:tail]
+    def affordable(messages, count, prices, left, most):
+        each = read(answer(prices))
+        room = read(left) * million - count(messages) * read(prompt(prices))
+        if free and not each and (room >= 0 or not prompt_first):
+            return most
+        if room < 0 and least == 1:
+            raise ValueError(sentence)
+        found = down(room / each)
+        if found < least:
+            raise ValueError(sentence)
+        return cap(most, found)
 
-    return trim
+    return affordable
 
 
-def without_rules(messages, limit, count):
-    return trimmer()([m for m in messages if m["role"] != "system"], limit, count)
+def ledger(messages, count, prices, left, most):
+    """Asks the prices themselves, in floats, from the top."""
+    tokens = count(messages)
+    for cap in range(most, 0, -1):
+        if prices.cost(tokens, cap) <= left:
+            return cap
+    raise ValueError("Not one token can be paid.")
+
+
+def pops(messages, count, prices, left, most):
+    cap = payer()(messages, count, prices, left, most)
+    messages.pop()
+    return cap
+
+
+def counts_one(messages, count, prices, left, most):
+    return payer()(messages[-1:], count, prices, left, most)
+
+
+def in_decimals(messages, count, prices, left, most):
+    """Right, with another tool and another order."""
+    each = Decimal(str(prices.answer))
+    room = Decimal(str(left)) - count(messages) * Decimal(str(prices.prompt)) / 10**6
+    if room < each / 10**6:
+        raise ValueError("Not one token can be paid.")
+    return min(most, int(room * 10**6 // each)) if each else most
 
 
 def runner(catch=True, known=True, strict=True, name=True, guard=True, whole=True):
@@ -169,14 +211,40 @@ def not_async(calls, limit, busy, attempts, wait):
 
 
 WRONG = [
-    ("trim", trimmer(step=1), "half turn"),
-    ("trim", without_rules, "system message is gone"),
-    ("trim", trimmer(greedy=True), "must stay"),
-    ("trim", trimmer(refuse=False), "must raise ValueError"),
-    ("trim", trimmer(in_place=True), "changes the list"),
-    ("trim", trimmer(tail=-1), "The question"),
-    ("trim", lambda messages, limit, count: list(messages), "With a limit of"),
-    ("trim", lambda m, limit, count: [*m[: m[0]["role"] == "system"], m[-1]], "More was left out"),
+    ("affordable", payer(prompt=lambda prices: 0), "prompt's price is missing"),
+    ("affordable", payer(prompt=lambda prices: prices.prompt / 1e6), "next to nothing"),
+    ("affordable", payer(million=1), "are for a *million* tokens"),
+    ("affordable", payer(million=1000), "are for a *million* tokens"),
+    ("affordable", payer(million=1, least=-math.inf), "are for a *million* tokens"),
+    ("affordable", payer(prompt=lambda prices: prices.answer), "a price each"),
+    ("affordable", payer(answer=lambda prices: prices.prompt), "a price each"),
+    (
+        "affordable",
+        payer(prompt=lambda prices: prices.answer, answer=lambda prices: prices.prompt),
+        "changed places",
+    ),
+    ("affordable", payer(down=math.ceil), "Round down"),
+    ("affordable", payer(down=round), "Round down"),
+    ("affordable", lambda messages, count, prices, left, most: most, "the request may cost"),
+    ("affordable", payer(down=lambda x: int(x) - 1), "*largest*"),
+    ("affordable", payer(down=float), "of type float"),
+    ("affordable", payer(down=lambda x: float(int(x))), "of type float"),
+    ("affordable", payer(cap=lambda most, found: found), "more than `most`"),
+    ("affordable", payer(least=0), "returns 0 where"),
+    ("affordable", payer(least=-math.inf), "returns -9 where"),
+    ("affordable", payer(down=lambda x: max(1, int(x))), "returns 1 where"),
+    ("affordable", payer(least=2), "just enough for one token"),
+    ("affordable", payer(sentence=""), "Your ValueError is silent"),
+    ("affordable", payer(free=False), "A price of 0 for answers"),
+    ("affordable", payer(free=False, read=lambda x: Decimal(str(x))), "A price of 0 for answers"),
+    ("affordable", payer(prompt_first=False), "the prompt alone costs more"),
+    ("affordable", payer(read=float), "floats round"),
+    ("affordable", payer(read=Fraction), "floats round"),
+    ("affordable", payer(read=Decimal), "floats round"),
+    ("affordable", ledger, "floats round"),
+    ("affordable", payer(down=lambda x: int(round(x, 3))), "a hair of money"),
+    ("affordable", pops, "changes the messages"),
+    ("affordable", counts_one, "Give `count` the list"),
     ("run_call", runner(catch=False), "must never stop the program"),
     ("run_call", runner(known=False), "must never stop the program"),
     ("run_call", runner(whole=False), "must never stop the program"),
@@ -210,6 +278,11 @@ WRONG = [
 def test_the_solution_passes(name, capsys):
     assert getattr(check, name)(solution(name)) is None
     assert capsys.readouterr().out.splitlines()[-1].startswith("Right: ")
+
+
+def test_an_affordable_in_decimals_passes(capsys):
+    check.affordable(in_decimals)
+    assert capsys.readouterr().out.startswith("Right: ")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -80,9 +80,9 @@ def test_bad_pictures_get_one_sentence(action, sentence):
 def test_the_record_tells_of_a_run_that_learned():
     run = history.read(data.path("runs/colour_gan.jsonl"))
     steps, distance = run.points("step", "distance")
-    assert steps[0] == 0 and steps[-1] == run.settings["steps"]
-    assert distance[-1] < distance[0] / 2 and run.column("real_distance")[0] < 20
-    assert run.column("agreement")[-1] > 1.3 * run.column("agreement")[0]
+    assert steps[0] == 0 and steps[-1] == run.column("step").max()
+    assert distance[-1] < distance[0] / 5 and run.column("real_distance")[0] < 20
+    assert run.column("agreement")[-1] > 3 * run.column("agreement")[0]
     for name in ("d_loss", "g_loss", "d_real", "d_fake"):
         assert np.isfinite(run.column(name)).all()
     with np.load(data.path("runs/colour_gan_frames.npz")) as file:

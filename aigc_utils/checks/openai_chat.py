@@ -1,4 +1,4 @@
-"""Checkers and hints of lesson 13's exercises (trimming, checked calls, map–reduce, a gate)."""
+"""Checkers and hints of lesson 13's exercises (a budget, checked calls, map–reduce, a gate)."""
 
 import asyncio
 import copy
@@ -10,15 +10,19 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from aigc_utils.chat import Prices
 from aigc_utils.checks import HintTable, answered, demand, praise, show_hint
 
 HINTS: HintTable = {
-    "trim": (
-        "Where may the part that you keep begin? Only where a turn begins.",
-        "Take the system message off, list the places of the user messages in the rest, and try "
-        "them from the oldest: the first that fits keeps the most.",
-        "for start in starts: kept = head + rest[start:]; if count(kept) <= limit: return kept. "
-        "After the loop nothing fitted.",
+    "affordable": (
+        "Write down what the request costs when the answer runs on to its last token. Two prices, "
+        "two counts, one million.",
+        "Take the prompt off first: room = left * 1_000_000 - tokens * price of the prompt. How "
+        "often does the price of an answer token go into that? What if it is less than one token, "
+        "and what if that price is 0?",
+        "Python's floats lose the last token: compute with Fraction(str(left)) and "
+        "Fraction(str(price)). if room < price: raise ValueError(…). Otherwise room // price is "
+        "whole and rounded down, and min(…, most) holds the cap.",
     ),
     "run_call": (
         "Write down what can be wrong, in the order in which you find out: no JSON, no such "
@@ -47,72 +51,124 @@ HINTS: HintTable = {
     ),
 }
 
-Messages = list[dict[str, str]]
-
 
 def hint(name: str, level: int = 1) -> None:
     """Print hint ``level`` (1 to 3) of the exercise called ``name``."""
     show_hint(HINTS, name, level)
 
 
-def _talk(turns: int, *, system: bool) -> Messages:
-    head = [{"role": "system", "content": "rules rules"}] if system else []
-    said = [
-        {"role": role, "content": " ".join([f"{role}{turn}"] * (turn % 3 + 2))}
-        for turn in range(turns)
-        for role in ("user", "assistant")
-    ]
-    return [*head, *said, {"role": "user", "content": "the last question"}]
+_QUESTION = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is the capital of France?"},
+]
 
 
-def _words(messages: Messages) -> int:
-    """Count as a chat template does: words, one more a message, and three for the answer."""
-    return sum(len(message["content"].split()) + 1 for message in messages) + 3
-
-
-def trim(function: Callable[..., Any]) -> None:
-    """Check ``trim(messages, limit, count)``: whole old turns go, nothing else does."""
-    for system in (True, False):
-        messages = _talk(6, system=system)
-        head = messages[:1] if system else []
-        bare = _words([*head, messages[-1]])
-        for limit in range(bare, _words(messages) + 3):
-            given = copy.deepcopy(messages)
-            kept = function(given, limit, _words)
-            answered(kept, "trim")
-            demand(given == messages, "Your function changes the list that it was given.")
-            _check_trimmed(kept, messages, head, limit)
-        try:
-            function(copy.deepcopy(messages), bare - 1, _words)
-        except ValueError:
-            continue
-        demand(False, "When even the question does not fit, your function must raise ValueError.")
-    praise("whole turns go, the oldest first, and no more of them than necessary.")
-
-
-def _check_trimmed(kept: Any, messages: Messages, head: Messages, limit: int) -> None:
-    demand(isinstance(kept, list) and kept, "`trim` must return a list of messages.")
-    demand(kept[-1] == messages[-1], "The question, the last message, must stay.")
+def affordable(function: Callable[..., Any]) -> None:
+    """Check ``affordable(messages, count, prices, left, most)``, to the last token."""
+    _check_one_sum(function)
     demand(
-        not head or kept[0] == head[0],
-        "The system message is gone: the rules must stay when old turns go.",
+        _cap(function, 1201, (2.5, 10), 0.0205, most=500) == 500,
+        "More money is no reason to ask for more than `most`.",
     )
-    rest = kept[len(head) :]
+    _check_refusals(function)
+    for price in (2.5, 0):
+        demand(
+            _cap(function, 400, (price, 0), 400 * price / 1e6, most=700) == 700,
+            "Where an answer costs nothing and the prompt is paid, `most` is right.",
+        )
     demand(
-        rest == messages[len(messages) - len(rest) :],
-        "What stays must be the newest messages, unchanged and in order.",
+        _cap(function, 400, (2.5, 0), 0.0009) is None,
+        "Answers may be free, but here the prompt alone costs more than is left: raise ValueError.",
     )
+    # In both of these every usual way to write the sum in floats loses a token.
+    for tokens, prices, left, right in (
+        (4, (0.3, 0.2), 0.0006, 2994),
+        (4, (0.2, 1.1), 0.0003, 272),
+    ):
+        demand(
+            _cap(function, tokens, prices, left) == right,
+            f"With prices of {prices[0]} and {prices[1]}, {left} coins pay for a whole number of "
+            "tokens, and your cap is another: floats round, so take each number as it is written.",
+        )
     demand(
-        rest[0]["role"] == "user",
-        "A half turn stays: the conversation would begin with an answer to nothing.",
+        _cap(function, 4, (0.3, 0.2), 0.000599999999) == 2993,
+        "When a hair of money is missing for the last token, that token must not be bought.",
     )
+    praise("no answer can cost more than is left, and no token is given away.")
+
+
+def _check_one_sum(function: Callable[..., Any]) -> None:
+    """Check a sum that comes out differently for each usual mistake, so that it can be named."""
+    tokens, prices, left = 1201, (2.5, 10.0), 0.0205
+    cap = _cap(function, tokens, prices, left) or 0
+    demand(cap >= 1, "A request that can be paid is refused: prices are for a *million* tokens.")
+    one_price = "Prompt and answer have a price each, and yours are paid with the same one."
+    mistakes = {
+        2050: "The prompt's price is missing: what the model reads is paid for, too.",
+        2049: "In your sum the prompt costs next to nothing: divide by the million only once.",
+        849: one_price,
+        6999: one_price,
+        3396: "The two prices have changed places: `prices.prompt` is for what the model reads.",
+        1750: "Round down: the last token of your answer is not paid for in full.",
+    }
+    demand(cap not in mistakes, mistakes.get(cap, ""))
+    cost = _prices(*prices).cost(tokens, cap)
     demand(
-        _words(kept) <= limit,
-        f"With a limit of {limit} your messages have {_words(kept)} tokens.",
+        cost <= left,
+        f"With your cap the request may cost {cost:.4f} coins, and {left} are left.",
     )
-    longer = [*head, *messages[len(messages) - len(rest) - 2 :]]
-    room = len(head) + len(rest) < len(messages) and _words(longer) <= limit
-    demand(not room, "More was left out than necessary: one more turn would have fitted.")
+    demand(cap == 1749, "A longer answer could be paid, too: return the *largest* cap.")
+
+
+def _check_refusals(function: Callable[..., Any]) -> None:
+    """Check the edge: 900 millionths of a coin for the prompt, and 100 for the first token."""
+    # Here floats are right, so that nothing is blamed on the edge that is due to them.
+    for left in (0, 0.0008, 0.0009, 0.00095):
+        cap = _cap(function, 300, (3, 100), left)
+        demand(
+            cap is None,
+            f"Your function returns {cap} where not even one token of an answer can be paid: "
+            "raise ValueError.",
+        )
+    demand(
+        _cap(function, 300, (3, 100), 0.001) == 1,
+        "When the money is just enough for one token of an answer, the cap is 1.",
+    )
+
+
+def _prices(prompt: float, answer: float) -> Prices:
+    return Prices(prompt, answer, currency="coins", source="made up", date="today")
+
+
+def _cap(
+    function: Callable[..., Any],
+    tokens: int,
+    prices: tuple[float, float],
+    left: float,
+    most: int = 10_000,
+) -> int | None:
+    """Return the learner's cap for a prompt of ``tokens`` tokens, or None for a refusal."""
+    messages = copy.deepcopy(_QUESTION)
+
+    def count(given: Any) -> int:
+        demand(given == _QUESTION, "Give `count` the list of messages as it came to you.")
+        return tokens
+
+    try:
+        cap = function(messages, count, _prices(*prices), left, most)
+    except ValueError as error:
+        demand(str(error).strip(), "Your ValueError is silent: say in a sentence what is wrong.")
+        return None
+    except ArithmeticError:
+        demand(prices[1], "A price of 0 for answers breaks your sum: ask what can be paid then.")
+        raise
+    answered(cap, "affordable")
+    demand(messages == _QUESTION, "Your function changes the messages that it was given.")
+    demand(
+        type(cap) is int,
+        f"A cap is a whole number, an int: yours is of type {type(cap).__name__}.",
+    )
+    return cap
 
 
 class _Pair(BaseModel, extra="forbid"):
