@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import signal
 import sys
 from collections import defaultdict
 from collections.abc import Generator
@@ -18,6 +19,9 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 os.environ["AIGC_STATIC"] = "1"
 os.environ["PYTHONPATH"] = str(ROOT / "tools" / "offline")
 os.environ.pop("OPENAI_API_KEY", None)
+
+# A process that a shell starts in the background ignores Ctrl-C, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 runpy.run_path(str(ROOT / "tools" / "offline" / "sitecustomize.py"))  # this process too
 
