@@ -168,6 +168,15 @@ def record(folder: Path, name: str, digest: str) -> str | None:
     return before
 
 
+def write(folder: Path, name: str, raw: bytes) -> None:
+    """Write a file and its line in SHA256SUMS, and say whether its bytes are those of before."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(raw)
+    digest = hashlib.sha256(raw).hexdigest()
+    before = record(folder, name, digest)
+    print(f"{name}: {len(raw):,} bytes, {'as' if before == digest else 'not as'} in SHA256SUMS.")
+
+
 def build(target: str, deb: Path | None, out: Path) -> str:
     """Build one file and its line in SHA256SUMS; return a sentence that says what happened."""
     name, package, make = TARGETS[target]

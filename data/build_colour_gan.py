@@ -11,13 +11,12 @@ that are about as good.
 """
 
 import argparse
-import hashlib
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from build import HERE, pack_arrays, record
+from build import HERE, pack_arrays, write
 
 from aigc_utils import colour, data, features, gan, history, scores, session
 
@@ -77,15 +76,6 @@ class Looks(keras.callbacks.Callback):
         step = self.model.epochs_done * self.params["steps"] + batch + 1
         if step in LOOKED_AT:
             self.look(step)
-
-
-def write(folder: Path, name: str, raw: bytes) -> None:
-    """Write a file and its line in SHA256SUMS, and say whether its bytes are those of before."""
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(raw)
-    digest = hashlib.sha256(raw).hexdigest()
-    before = record(folder, name, digest)
-    print(f"{name}: {len(raw):,} bytes, {'as' if before == digest else 'not as'} in SHA256SUMS.")
 
 
 def main() -> None:

@@ -11,12 +11,11 @@ order: expect other last digits.
 """
 
 import argparse
-import hashlib
 import tempfile
 import time
 from pathlib import Path
 
-from build import HERE, record
+from build import HERE, write
 
 from aigc_utils import data, gan, history, session
 
@@ -92,12 +91,7 @@ def main() -> None:
                 run.log(run=name, **row)
             print(name, row, flush=True)
     raw = chosen.partial.read_bytes()
-    file = chosen.out / "runs/gan_knobs.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(raw)
-    digest = hashlib.sha256(raw).hexdigest()
-    before = record(chosen.out, "runs/gan_knobs.jsonl", digest)
-    print(f"{len(raw):,} bytes, {'as' if before == digest else 'not as'} in SHA256SUMS.")
+    write(chosen.out, "runs/gan_knobs.jsonl", raw)
     chosen.partial.unlink()
 
 

@@ -11,7 +11,6 @@ arrives at slightly different losses, and at other seconds.
 """
 
 import argparse
-import hashlib
 import itertools
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from build import HERE, record
+from build import HERE, write
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from aigc_utils import history, lab, session, training
@@ -139,12 +138,8 @@ def main() -> None:
         path = chosen.work / f"lab_{name}.jsonl"
         if not fill(name, path, deadline):
             sys.exit(f"The time is over in {name!r}: call again to go on.")
-        raw = path.read_bytes()
-        target = chosen.out / "runs" / path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(raw)
-        record(chosen.out, f"runs/{path.name}", hashlib.sha256(raw).hexdigest())
-        print(f"{name}: complete, {len(raw):,} bytes.", flush=True)
+        write(chosen.out, f"runs/{path.name}", path.read_bytes())
+        print(f"{name}: complete.", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,13 @@ in another order and so arrives at slightly different weights.
 """
 
 import argparse
-import hashlib
 import json
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from build import HERE, record
+from build import HERE, write
 from safetensors.torch import save
 
 from aigc_utils import data, history, session, training
@@ -77,15 +76,6 @@ def model_files(model: GPT, tokenizer: BPETokenizer) -> dict[str, bytes]:
 
 def as_json(content: dict) -> bytes:
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
-
-
-def write(folder: Path, name: str, raw: bytes) -> None:
-    """Write a file and its line in SHA256SUMS, and say whether its bytes are those of before."""
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(raw)
-    digest = hashlib.sha256(raw).hexdigest()
-    before = record(folder, name, digest)
-    print(f"{name}: {len(raw):,} bytes, {'as' if before == digest else 'not as'} in SHA256SUMS.")
 
 
 def main() -> None:

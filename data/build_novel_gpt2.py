@@ -18,7 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from build_novel_gpt import HERE, RECIPE, VOCAB_SIZE, as_json, bits, model_files, split, write
+from build import HERE, write
+from build_novel_gpt import RECIPE, VOCAB_SIZE, as_json, bits, model_files, split
 
 from aigc_utils import data, session, training
 from aigc_utils.gpt import GPT, GPTConfig

@@ -7,12 +7,23 @@ from typing import Any
 import nbformat
 import pytest
 
+from aigc_utils.checks import CheckFailed
+
 
 def run_answer(notebook: nbformat.NotebookNode, name: str, space: dict[str, Any]) -> Any:
     """Run the learner's cell of one exercise in ``space`` and return what it defines."""
     cells = [c for c in notebook.cells if c.metadata.get("nbgrader", {}).get("grade_id") == name]
     exec(cells[0].source, space)
     return space[name]
+
+
+def assert_refused(check: ModuleType, name: str, wrong: Any, sentence: str) -> None:
+    """The checker of one exercise refuses an answer with one line that holds ``sentence``."""
+    with pytest.raises(CheckFailed) as failed:
+        getattr(check, name)(wrong)
+    message = str(failed.value)
+    assert sentence in message
+    assert message.endswith(".") and "\n" not in message
 
 
 def assert_checkers_and_hints(

@@ -1,6 +1,5 @@
 """The race of lesson 09 as one command: a few seconds of both, from the command line."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scripts
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "gan.py"
 PICTURES = np.random.default_rng(0).integers(0, 256, (64, 28, 28), dtype=np.uint8)
@@ -69,12 +69,7 @@ def test_wrong_requests_are_refused_in_a_sentence(tmp_path):
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("gan_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return scripts.load("benchmarks/gan.py")
 
 
 def trained_weights(benchmark, kind, **changes):

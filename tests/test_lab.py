@@ -1,7 +1,6 @@
 """Lesson 06's lab: runs that repeat, studies that end, resume, are shared and survive a kill."""
 
 import hashlib
-import importlib.util
 import itertools
 import json
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+import scripts
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
@@ -157,15 +157,8 @@ def test_a_run_on_record_comes_out_again():
 
 
 @pytest.fixture
-def builder(monkeypatch):
-    """The build script as a module; no __pycache__ may stay in data/, which the wheel carries."""
-    folder = Path(__file__).resolve().parents[1] / "data"
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.syspath_prepend(folder)
-    spec = importlib.util.spec_from_file_location("lab_script", folder / "build_lab_runs.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def builder():
+    return scripts.load("data/build_lab_runs.py")
 
 
 def test_the_builder_goes_on_where_it_was_stopped(builder, tmp_path, monkeypatch, capsys):

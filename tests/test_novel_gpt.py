@@ -1,13 +1,13 @@
 """The GPT of lesson 04 in data/: it loads, scores what its record says, and can be built again."""
 
 import hashlib
-import importlib.util
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scripts
 import torch
 import transformers
 
@@ -22,18 +22,7 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config
 
 @pytest.fixture(scope="module")
 def script():
-    """The build script as a module; no __pycache__ may stay in data/, which the wheel carries."""
-    folder = Path(__file__).resolve().parents[1] / "data"
-    spec = importlib.util.spec_from_file_location("novel_script", folder / "build_novel_gpt.py")
-    module = importlib.util.module_from_spec(spec)
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    sys.path.insert(0, str(folder))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(folder))
-        sys.dont_write_bytecode = before
-    return module
+    return scripts.load("data/build_novel_gpt.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,10 @@
 """Lesson 11's GPT-2 in data/ loads, scores and can be built again; its questions are sound."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
+import scripts
 import torch
 import transformers
 
@@ -19,18 +18,7 @@ FOLDER = data.path("models/novel_gpt2/config.json").parent
 
 @pytest.fixture(scope="module")
 def script():
-    """The build script as a module; no __pycache__ may stay in data/, which the wheel carries."""
-    folder = Path(__file__).resolve().parents[1] / "data"
-    spec = importlib.util.spec_from_file_location("novel2_script", folder / "build_novel_gpt2.py")
-    module = importlib.util.module_from_spec(spec)
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    sys.path.insert(0, str(folder))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(folder))
-        sys.dont_write_bytecode = before
-    return module
+    return scripts.load("data/build_novel_gpt2.py")
 
 
 @pytest.fixture(scope="module")
