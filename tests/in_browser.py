@@ -10,8 +10,12 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = [
@@ -62,3 +66,21 @@ def jupyter_lab(folder: Path, notebook: str) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(timeout=30)
+
+
+def run_cell(page: "Page", number: int, seconds: float = 90) -> "Locator":
+    """Run one code cell and give its output area.
+
+    An "idle" kernel may not be connected to the notebook yet, and JupyterLab then drops the run
+    without a word. So the key is pressed until the prompt shows a star or a count.
+    """
+    cell = page.locator(".jp-CodeCell").nth(number)
+    prompt = cell.locator(".jp-InputPrompt")
+    deadline = time.monotonic() + seconds
+    while not prompt.inner_text(timeout=seconds * 1000).strip("[]: "):
+        if time.monotonic() > deadline:
+            pytest.fail(f"cell {number} did not start within {seconds} s")
+        prompt.click()
+        page.keyboard.press("Control+Enter")
+        page.wait_for_timeout(500)
+    return cell.locator(".jp-OutputArea")

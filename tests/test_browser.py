@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from in_browser import BROWSER_MARKS, CHROMIUM, QUIET, jupyter_lab
+from in_browser import BROWSER_MARKS, CHROMIUM, QUIET, jupyter_lab, run_cell
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = BROWSER_MARKS
@@ -49,8 +49,8 @@ def test_restart_and_run_all_in_the_browser(lab: tuple[str, Path], tmp_path: Pat
         page.goto(address)
         opening = page.locator(".jp-RenderedMarkdown", has_text="After this lesson you can")
         opening.first.wait_for(timeout=90_000)
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=60_000)
         page.screenshot(path=tmp_path / "opened.png")
+        run_cell(page, 0)  # the kernel is connected now: without one, a restart asks nothing
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name=re.compile("Restart Kernel and Run All")).click()
         page.locator(".jp-Dialog .jp-mod-accept").click()

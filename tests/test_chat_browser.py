@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from in_browser import BROWSER_MARKS, CHROMIUM, QUIET, jupyter_lab
+from in_browser import BROWSER_MARKS, CHROMIUM, QUIET, jupyter_lab, run_cell
 
 from aigc_utils import chat, models
 
@@ -36,24 +36,12 @@ def test_the_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = browser.new_page(viewport={"width": 1200, "height": 1400})
         page.goto(address)
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=90_000)
-        cells = page.locator(".jp-CodeCell")
-
-        def run(number: int) -> Locator:
-            prompt = cells.nth(number).locator(".jp-InputPrompt")
-            for _ in range(20):  # a busy machine may not have connected the kernel yet
-                prompt.click()
-                page.keyboard.press("Shift+Enter")
-                page.wait_for_timeout(500)
-                if prompt.inner_text().strip("[]: "):
-                    break
-            return cells.nth(number).locator(".jp-OutputArea")
 
         def press(panel: Locator, name: str) -> None:
             panel.get_by_role("button", name=name).click()
 
         # The real model: an answer, then a long one that is stopped.
-        real = run(0)
+        real = run_cell(page, 0)
         box = real.get_by_placeholder("Your message")
         expect(box).to_be_enabled(timeout=120_000)
         told = real.locator("textarea").first
@@ -74,7 +62,7 @@ def test_the_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "Paris" in told.input_value()
 
         # Text that looks like HTML stays text; settings arrive; a failure is a sentence.
-        echo = run(1)
+        echo = run_cell(page, 1)
         box = echo.get_by_placeholder("Your message")
         expect(box).to_be_enabled(timeout=60_000)
         told, system = echo.locator("textarea").first, echo.locator("textarea").last
@@ -85,14 +73,14 @@ def test_the_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         box.press("Enter")
         expect(told).to_have_value(f"You: {EVIL}\nModel: {EVIL}", timeout=30_000)
         expect(box).to_be_enabled()
-        run(2)
+        run_cell(page, 2)
         page.wait_for_timeout(500)
         box.fill("one two three four")
         press(echo, "Send")
         page.wait_for_function("a => a.value.includes('marked.)')", arg=told.element_handle())
         assert "(127.0.0.1 broke the connection in the middle" in told.input_value()
         page.screenshot(path=tmp_path / "echo.png")
-        output = run(3)
+        output = run_cell(page, 3)
         expect(output).to_contain_text("0.1 {'role': 'system', 'content': 'Be brief.'}")
         press(echo, "Reset")
         expect(told).to_have_value("")

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import nbformat
-from in_browser import BROWSER_MARKS, CHROMIUM, QUIET, jupyter_lab
+from in_browser import BROWSER_MARKS, CHROMIUM, QUIET, jupyter_lab, run_cell
 
 pytestmark = BROWSER_MARKS
 
@@ -22,9 +22,7 @@ def test_a_moved_slider_draws_a_new_curve(tmp_path: Path) -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = browser.new_page(viewport={"width": 1200, "height": 1000})
         page.goto(address)
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=90_000)
-        page.locator(".jp-CodeCell").first.click()
-        page.keyboard.press("Shift+Enter")
+        run_cell(page, 0)
         told = page.locator(".widget-label", has_text="curve")
         expect(told).to_contain_text("1 curve.", timeout=90_000)
         picture = page.locator(".jp-OutputArea img.widget-image").last
