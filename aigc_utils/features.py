@@ -41,6 +41,19 @@ def build_classifier() -> keras.Sequential:
     return model
 
 
+def shifted(pictures: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Return the pictures, (n, height, width, 1), each moved by up to one pixel either way.
+
+    Zeros come in at the border. This is the data augmentation of lesson 07 and of the committed
+    nets. There are no mirror images: shoes point one way, and a feature net should mind.
+    """
+    height, width = pictures.shape[1:3]
+    padded = np.pad(pictures[..., 0], ((0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
+    down, right = rng.integers(0, 3, (2, len(pictures)))
+    return windows[np.arange(len(pictures)), down, right][..., None]
+
+
 class FeatureNet:
     """A trained classifier: call it for features, ``probabilities`` and ``classify`` for classes.
 

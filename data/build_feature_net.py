@@ -4,8 +4,8 @@
     python data/build_feature_net.py judge
 
 The network is `aigc_utils.features.build_classifier`, as in lesson 07, but trained for 30 epochs
-and on shifted copies: each epoch moves every training picture by up to one pixel. The two nets
-differ in their seed alone. Each command writes ``models/feature_net/NAME.npz`` beside this script,
+and on all 20,000 pictures; each epoch moves every one by up to one pixel. The two nets differ in
+their seed alone. Each command writes ``models/feature_net/NAME.npz`` beside this script,
 or into --out, and its line in SHA256SUMS. It takes about two minutes on 2 cores. Another kind of
 processor adds in another order and so arrives at slightly different weights.
 """
@@ -27,16 +27,6 @@ SEEDS = {"course": 1, "judge": 2}
 EPOCHS = 30
 BATCH = 128
 LEARNING_RATE = 2e-3
-SHIFT = 1  # pixel; no flips, because shoes point one way and a feature net should mind
-
-
-def shifted(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Move each picture (n, 28, 28, 1) by up to SHIFT pixels either way; zeros come in."""
-    margin = (SHIFT, SHIFT)
-    padded = np.pad(pictures[..., 0], ((0, 0), margin, margin))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (28, 28), axis=(1, 2))
-    down, right = rng.integers(0, 2 * SHIFT + 1, (2, len(pictures)))
-    return windows[np.arange(len(pictures)), down, right][..., None]
 
 
 def train(pictures: np.ndarray, labels: np.ndarray, seed: int, epochs: int) -> keras.Sequential:
@@ -52,7 +42,7 @@ def train(pictures: np.ndarray, labels: np.ndarray, seed: int, epochs: int) -> k
         steps_per_execution=20,
     )
     for _ in range(epochs):
-        model.fit(shifted(pictures, rng), labels, batch_size=BATCH, verbose=0)
+        model.fit(features.shifted(pictures, rng), labels, batch_size=BATCH, verbose=0)
     return model
 
 
