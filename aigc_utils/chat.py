@@ -129,6 +129,10 @@ def clean(text: str) -> str:
     return _CONTROL.sub("", text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 class Chat:
     """A conversation with a model.
 
@@ -141,7 +145,8 @@ class Chat:
     ``budget`` is enforced before each call, with the dearest way it could end: in money when
     ``prices`` are given, in tokens otherwise. Local tokens are counted with the model's tokenizer;
     elsewhere every byte of UTF-8 counts as a token, which is never too few (a token of a byte-level
-    tokenizer has a byte or more). After the call the provider's own count is taken.
+    tokenizer has a byte or more). After the call the provider's own count is taken. The SDK's
+    retries count once: who must be certain of the budget sets ``max_retries=0``.
     """
 
     def __init__(
@@ -159,10 +164,14 @@ class Chat:
         max_retries: int = 2,
         notify: Callable[[str], None] = print,
     ) -> None:
-        if temperature is not None and not 0 <= temperature <= 2:
+        if temperature is not None and not (_is_number(temperature) and 0 <= temperature <= 2):
             raise ValueError("temperature is a number from 0 to 2, or None.")
-        if budget is not None and not budget >= 0:
+        if budget is not None and not (_is_number(budget) and budget >= 0):
             raise ValueError("budget is a number, 0 or more, or None.")
+        if not (_is_number(timeout) and timeout > 0):
+            raise ValueError("timeout is a number of seconds, above 0.")
+        if not isinstance(max_tokens, int):
+            raise ValueError("max_tokens is a whole number of tokens.")
         self._base = providers.BaseModel() if provider == "gpt2" else None
         place = self._base.place if self._base else providers.find(provider)
         self.context = place.context if context is None else context
@@ -464,7 +473,7 @@ class Chat:
         """Return a stranger's words as a part of one line."""
         words: object = error if isinstance(error, str) else error.message
         if isinstance(error, openai.APIError) and isinstance(error.body, dict):
-            words = error.body.get("message", "no reason given")
+            words = error.body.get("message") or error.body.get("detail") or "no reason given"
         line = " ".join(self._tidy(str(words)).split()).rstrip(".")
         return line if len(line) <= 160 else line[:159] + "…"
 

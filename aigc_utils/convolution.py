@@ -16,8 +16,9 @@ def same_padding(size: int, kernel: int, *, stride: int = 1, dilation: int = 1) 
     """Return how many zeros ``same`` puts before and after ``size`` pixels of one axis.
 
     The total is what the last of ⌈size/stride⌉ windows sticks out. An odd total puts the extra
-    zero after, as TensorFlow and Keras do.
+    zero after, as TensorFlow and Keras do. Raises ValueError for numbers below 1.
     """
+    _at_least_one(size, kernel, stride, dilation)
     windows = -(-size // stride)
     reach = dilation * (kernel - 1) + 1
     total = max((windows - 1) * stride + reach - size, 0)
@@ -33,11 +34,7 @@ def output_size(
     ValueError for numbers below 1, an unknown padding, and a kernel that does not fit.
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016).
     """
-    if min(size, kernel, stride, dilation) < 1:
-        raise ValueError(
-            f"size {size}, kernel {kernel}, stride {stride} and dilation {dilation} "
-            "must all be at least 1"
-        )
+    _at_least_one(size, kernel, stride, dilation)
     total = sum(_padding(size, kernel, stride, dilation, padding))
     spare = size + total - dilation * (kernel - 1) - 1
     if spare < 0:
@@ -96,7 +93,14 @@ def conv2d(
     # One matrix product: a row is a window, a column is a kernel.
     rows = windows.reshape(np.prod(windows.shape[:3]), -1)
     output = (rows @ kernels.reshape(-1, kernels.shape[-1])).reshape(*windows.shape[:3], -1)
-    return output if bias is None else output + np.asarray(bias)
+    if bias is None:
+        return output
+    if np.shape(bias) != output.shape[-1:]:
+        raise ValueError(
+            f"the bias has shape {np.shape(bias)} and there are {output.shape[-1]} kernels: "
+            "each needs one number"
+        )
+    return output + np.asarray(bias)
 
 
 def conv2d_backward(
@@ -166,7 +170,18 @@ def _pool_windows(
     images: ArrayLike, size: int, stride: int | None, padding: str, fill: float
 ) -> Array:
     images = _images(images)
-    return patches(images, (size, size), stride=stride or size, padding=padding, fill=fill)
+    stride = size if stride is None else stride
+    return patches(images, (size, size), stride=stride, padding=padding, fill=fill)
+
+
+def _at_least_one(size: int, kernel: int, stride: int, dilation: int) -> None:
+    for name, value in zip(
+        ("size", "kernel", "stride", "dilation"), (size, kernel, stride, dilation), strict=True
+    ):
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(
+                f"{name} is one whole number for both axes, at least 1, and not {value!r}"
+            )
 
 
 def _padding(size: int, kernel: int, stride: int, dilation: int, padding: str) -> tuple[int, int]:

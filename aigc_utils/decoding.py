@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -128,14 +129,14 @@ def generate(
     min_p: float | None = None,
     repetition_penalty: float | None = None,
     seed: int | None = None,
-    stop: Collection[int] | None = None,
+    stop: Collection[int] | int | None = None,
     stream: bool = False,
 ) -> list[int] | list[list[int]] | Iterator[int]:
     """Continue the prompt `ids` and return the new ids only, at most `max_new_tokens`.
 
     One prompt (T,) gives a list of ids, or with `stream=True` an iterator that yields each id as
     soon as it is chosen; a batch (B, T) of prompts gives a list of lists. Generation of a row ends
-    before `max_new_tokens` when an id in `stop` is chosen; that id is not returned.
+    before `max_new_tokens` when `stop`, or an id in it, is chosen; that id is not returned.
 
     Each token costs one step with a KV cache. When the context is full, the older half is
     forgotten: the last `context // 2` tokens are read again, and generation goes on from there.
@@ -160,8 +161,8 @@ def generate(
             return logits.argmax(dim=-1)
         return draw(shape(logits), dice)
 
+    stop = _stop_ids(stop)
     steps = _steps(model, torch.atleast_2d(prompt), max_new_tokens, choose)
-    stop = frozenset(stop or ())
     if prompt.ndim == 1:
         one = _until(stop, steps)
         return one if stream else list(one)
@@ -178,6 +179,13 @@ def generate(
         if not running:
             break
     return rows
+
+
+def _stop_ids(stop: Collection[int] | int | None) -> frozenset[int]:
+    ids = [] if stop is None else [stop] if isinstance(stop, int) else list(stop)
+    if not all(isinstance(token, int) for token in ids):
+        raise ValueError(f"stop={stop!r} must be token ids: encode the text where it is to stop.")
+    return frozenset(ids)
 
 
 def _until(stop: frozenset[int], steps: Iterator[list[int]]) -> Iterator[int]:
@@ -200,9 +208,7 @@ def _steps(
     # The last token that is chosen is never read.
     dtype = model.embedding.weight.dtype
     cache = KVCache(model.config, len(prompt), end + max_new_tokens - 1, dtype)
-    was_training = model.training
-    model.eval()
-    try:
+    with _evaluating(model):
         read = 0  # where the cache ends in `text`
         while end < text.shape[1]:
             if cache.used + end - read > context:
@@ -213,8 +219,19 @@ def _steps(
                 text[:, end] = chosen
             read, end = end, end + 1
             yield chosen.tolist()
+
+
+@contextmanager
+def _evaluating(*models: GPT) -> Iterator[None]:
+    """Switch dropout off; afterwards each model is in the mode in which it was."""
+    before = [model.training for model in models]
+    for model in models:
+        model.eval()
+    try:
+        yield
     finally:
-        model.train(was_training)
+        for model, training in zip(models, before, strict=True):
+            model.train(training)
 
 
 @torch.inference_mode()
@@ -235,16 +252,16 @@ def beam_search(
     rows = prompt.expand(beams, -1)
     scores = torch.full((beams,), -math.inf)
     scores[0] = 0.0  # all beams begin equal: only one may speak, or all would say the same
-    model.eval()
-    for _ in range(max_new_tokens):
-        logits = model(rows[:, cache.used :], cache)[:, -1].float()
-        candidates = scores[:, None] + logits.log_softmax(dim=-1)  # (beams, V)
-        scores, best = candidates.flatten().topk(beams)
-        parents, tokens = best // logits.shape[1], best % logits.shape[1]
-        rows = torch.cat((rows[parents], tokens[:, None]), dim=1)
-        # A beam that descends from another one goes on from that one's keys and values.
-        cache.keys, cache.values = cache.keys[:, parents], cache.values[:, parents]
-        cache.ids = cache.ids[parents]
+    with _evaluating(model):
+        for _ in range(max_new_tokens):
+            logits = model(rows[:, cache.used :], cache)[:, -1].float()
+            candidates = scores[:, None] + logits.log_softmax(dim=-1)  # (beams, V)
+            scores, best = candidates.flatten().topk(beams)
+            parents, tokens = best // logits.shape[1], best % logits.shape[1]
+            rows = torch.cat((rows[parents], tokens[:, None]), dim=1)
+            # A beam that descends from another one goes on from that one's keys and values.
+            cache.keys, cache.values = cache.keys[:, parents], cache.values[:, parents]
+            cache.ids = cache.ids[parents]
     new = rows[:, len(prompt) :].tolist()
     return list(zip(new, scores.tolist(), strict=True))
 
@@ -285,28 +302,29 @@ def speculative(
 
     def read(net: GPT, cache: KVCache, last: int) -> Tensor:
         """Let `net` read what it has not read yet; probabilities (last, V) at its last rows."""
-        logits = net.eval()(torch.tensor([text[cache.used :]]), cache)[0, -last:]
+        logits = net(torch.tensor([text[cache.used :]]), cache)[0, -last:]
         return probabilities(logits, temperature=temperature)
 
     text, asked = prompt.tolist(), 0
-    while len(text) < length:
-        sure, q = len(text), []
-        for _ in range(min(lookahead, length - sure - 1)):
-            q.append(read(draft, draft_cache, 1))
-            text.append(int(draw(q[-1], dice)))
-        p = read(model, cache, len(text) - sure + 1)
-        asked += 1
-        for i, token in enumerate(text[sure:]):
-            if torch.rand((), generator=dice) * q[i][0, token] < p[i, token]:
-                sure += 1
-                continue
-            left_over = (p[i] - q[i]).clamp(min=0)
-            text[sure:] = [int(draw(left_over, dice))]
-            break
-        else:  # all were kept, and the model has said what follows as well
-            text.append(int(draw(p[-1:], dice)))
-        # Forget the keys and values of what was refused.
-        cache.used, draft_cache.used = sure, min(draft_cache.used, sure)
+    with _evaluating(model, draft):
+        while len(text) < length:
+            sure, q = len(text), []
+            for _ in range(min(lookahead, length - sure - 1)):
+                q.append(read(draft, draft_cache, 1))
+                text.append(int(draw(q[-1], dice)))
+            p = read(model, cache, len(text) - sure + 1)
+            asked += 1
+            for i, token in enumerate(text[sure:]):
+                if torch.rand((), generator=dice) * q[i][0, token] < p[i, token]:
+                    sure += 1
+                    continue
+                left_over = (p[i] - q[i]).clamp(min=0)
+                text[sure:] = [int(draw(left_over, dice))]
+                break
+            else:  # all were kept, and the model has said what follows as well
+                text.append(int(draw(p[-1:], dice)))
+            # Forget the keys and values of what was refused.
+            cache.used, draft_cache.used = sure, min(draft_cache.used, sure)
     return text[len(prompt) :], asked
 
 
@@ -363,15 +381,16 @@ def surprise(model: GPT, ids: Ids) -> tuple[Tensor, Tensor]:
     text = _as_ids(ids)
     if text.ndim != 1 or len(text) < 2:
         raise ValueError("surprise needs one text of at least two tokens.")
-    model.eval()
+    _check_ids(model, text)
     context = model.config.context
     surprises, entropies = [], []
-    for begin in range(0, max(1, len(text) - 1 - context // 2), max(1, context // 2)):
-        window = text[begin : begin + context + 1]
-        log_probs = model(window[None, :-1])[0].float().log_softmax(dim=-1)
-        fresh = slice(context // 2 if begin else 0, None)  # the first half was scored before
-        surprises.append(-log_probs.gather(-1, window[1:, None])[fresh, 0])
-        entropies.append(-(log_probs.exp() * log_probs).sum(dim=-1)[fresh])
+    with _evaluating(model):
+        for begin in range(0, max(1, len(text) - 1 - context // 2), max(1, context // 2)):
+            window = text[begin : begin + context + 1]
+            log_probs = model(window[None, :-1])[0].float().log_softmax(dim=-1)
+            fresh = slice(context // 2 if begin else 0, None)  # the first half was scored before
+            surprises.append(-log_probs.gather(-1, window[1:, None])[fresh, 0])
+            entropies.append(-(log_probs.exp() * log_probs).sum(dim=-1)[fresh])
     return torch.cat(surprises), torch.cat(entropies)
 
 
@@ -400,14 +419,18 @@ def _check_prompt(model: GPT, prompt: Tensor, max_new_tokens: int) -> None:
             f"The prompt is {length} tokens long and the model's context is {context}: "
             f"keep the last {context}."
         )
-    low, high, size = int(prompt.min()), int(prompt.max()), model.config.vocab_size
+    _check_ids(model, prompt)
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1.")
+
+
+def _check_ids(model: GPT, ids: Tensor) -> None:
+    low, high, size = int(ids.min()), int(ids.max()), model.config.vocab_size
     if low < 0 or high >= size:
         raise ValueError(
             f"Token ids must lie in 0…{size - 1} (vocab_size {size}), but "
             f"{low if low < 0 else high} is among them: was another tokenizer used?"
         )
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1.")
 
 
 def _one_prompt(model: GPT, ids: Ids, max_new_tokens: int) -> Tensor:

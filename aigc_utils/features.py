@@ -1,6 +1,6 @@
 """The course's clothes classifier and the features that lessons 08 to 10 score pictures with.
 
-Lesson 07 builds this network and trains it for a few epochs; the committed weights are the same
+Lesson 07 builds this network and trains it for twelve epochs; the committed weights are the same
 network trained longer (``data/build_feature_net.py``). Its *features* are the 64 outputs of the
 penultimate layer before the activation; after the ReLU four in five of them would be zero.
 """

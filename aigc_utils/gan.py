@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,11 @@ class GAN(keras.Model):
         β₁ is 0.5 and not 0.9: momentum of 0.9 remembers an opponent that has moved on since.
         ``steps_per_execution`` steps run in one call of the compiled graph.
         """
+        _at_least_one(steps_per_execution=steps_per_execution)
+        if min(d_lr, g_lr) <= 0 or not 0 <= beta_1 < 1:
+            raise ValueError(
+                f"d_lr={d_lr} and g_lr={g_lr} must be above 0, and beta_1={beta_1} in [0, 1)."
+            )
         # Without XLA, which runs these small networks at two thirds of the speed on a CPU.
         super().compile(
             optimizer=None,
@@ -256,8 +262,7 @@ class GAN(keras.Model):
         Raises ValueError for unfit pictures, SavedModelError for a damaged checkpoint,
         TrainingDiverged for NaN.
         """
-        if not getattr(self, "compiled", False):
-            raise RuntimeError("This GAN has no optimisers yet: call compile() before fit().")
+        self._demand_compiled("fit")
         images = self._check_images(images)
         classes = self._check_labels(labels, len(images))
         batch = batch_size * self.d_steps
@@ -267,6 +272,9 @@ class GAN(keras.Model):
             )
         if checkpoint is not None and self.epochs_done == 0 and Path(checkpoint).exists():
             self._restore(*_read(Path(checkpoint)))
+        # A decay of an earlier run must not go on by itself; `LinearDecay` sets them again.
+        self.d_optimizer.learning_rate = self.settings["d_lr"]
+        self.g_optimizer.learning_rate = self.settings["g_lr"]
         per_call = min(int(self.settings["steps_per_execution"]), len(images) // batch)
         if per_call != self.steps_per_execution:
             self.steps_per_execution, self.train_function = per_call, None  # compile anew
@@ -397,12 +405,16 @@ class GAN(keras.Model):
         pictures = np.concatenate(pieces)
         return pictures[..., 0] if pictures.shape[-1] == 1 else pictures
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, overwrite: bool = True) -> None:
         """Write everything to one file: networks, optimisers, random state, record. `load` it.
 
-        A reader sees the old file or the new one, never half of it.
+        A reader sees the old file or the new one, never half of it. Raises FileExistsError for a
+        file that exists when ``overwrite`` is False, and RuntimeError before `compile`.
         """
+        self._demand_compiled("save")
         path = Path(path)
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"There is a {path} already: take another name, or overwrite it.")
         path.parent.mkdir(parents=True, exist_ok=True)
         config = {
             "generator": keras.saving.serialize_keras_object(self.generator),
@@ -421,6 +433,10 @@ class GAN(keras.Model):
         with unfinished.open("wb") as file:
             np.savez(file, config=np.array(json.dumps(config)), **arrays)
         unfinished.replace(path)
+
+    def _demand_compiled(self, before: str) -> None:
+        if not getattr(self, "compiled", False):
+            raise RuntimeError(f"This GAN has no optimisers yet: call compile() before {before}().")
 
     def _state(self) -> list[Any]:
         """Return every variable that training changes, the random states among them."""
@@ -496,6 +512,13 @@ def load(path: str | Path) -> GAN:
     return model
 
 
+# What a wrong byte, a cut file or a file of another kind raises, by where it is hit.
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError),
+    *(KeyError, TypeError, ValueError, AttributeError),
+)
+
+
 def _read(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Return the configuration and the arrays of a saved GAN."""
     if not path.exists():
@@ -504,7 +527,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
         with np.load(path, allow_pickle=False) as file:
             config = json.loads(str(file["config"]))
             return config, [file[name] for name in sorted(set(file.files) - {"config"})]
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
+    except _DAMAGE as error:
         raise _damaged(path, error) from error
 
 
@@ -617,18 +640,21 @@ class Curves(keras.callbacks.Callback):
     """Keeps losses and D's answers of each call of the compiled graph, not of whole epochs.
 
     ``history`` has a row for each call: step, d_loss, g_loss, d_real and d_fake, as they were on
-    average in the steps of that call. A resumed run goes on counting.
+    average in the steps of that call. A resumed run goes on counting. ``show(history)`` is called
+    after every epoch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, show: Callable[[history.History], None] | None = None) -> None:
         super().__init__()
-        self.history = history.History()
+        self.history, self.show = history.History(), show
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Forget the sums of the epoch before."""
+        """Forget the sums of the epoch before, and what an interrupted run left of this one."""
         self._sums: dict[str, float] = {}
         self._calls = 0
         self._before = epoch * self.params["steps"]
+        rows = self.history.rows
+        rows[:] = [row for row in rows if row["step"] <= self._before]
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Add a row: Keras hands over running means of the epoch, so take sums and subtract."""
@@ -637,6 +663,11 @@ class Curves(keras.callbacks.Callback):
         row = {name: value - self._sums.get(name, 0.0) for name, value in sums.items()}
         self.history.rows.append({"step": self._before + batch + 1, **row})
         self._sums = sums
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Show the curves so far."""
+        if self.show is not None:
+            self.show(self.history)
 
 
 class Frames(keras.callbacks.Callback):
@@ -669,6 +700,8 @@ class Frames(keras.callbacks.Callback):
         self._take(epoch + 1)
 
     def _take(self, epoch: int) -> None:
+        if epoch in self.epochs:  # the epoch was undone after its frame, and comes by again
+            del self.frames[-1], self.epochs[-1]
         self.frames.append(self.model.generate(self.n, self.seed, averaged=self.averaged))
         self.epochs.append(epoch)
         if self.show is not None:
@@ -694,6 +727,7 @@ class Score(keras.callbacks.Callback):
         net: features.FeatureNet | None = None,
     ) -> None:
         super().__init__()
+        _at_least_one(every=every, n=n)
         self.net = net or features.load_feature_net("course")
         self.real = self.net(real)
         self.n, self.seed, self.every = n, seed, every

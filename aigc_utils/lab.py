@@ -109,7 +109,7 @@ def recipe(knobs: Knobs, steps: int, seed: int = 0) -> training.TrainConfig:
         steps=steps,
         batch_size=knobs.batch_size,
         lr=knobs.lr,
-        muon_lr=knobs.lr * 10 / 3,
+        blocks_lr=knobs.lr * 10 / 3,
         weight_decay=knobs.weight_decay,
         warmup=knobs.warmup,
         bf16=False,
@@ -417,22 +417,6 @@ def search(
 
 class _OutOfTime(Exception):
     """The stated seconds are over."""
-
-
-def best_so_far(study: optuna.Study) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of work and the best loss of a whole run by then, both (n,), n whole runs.
-
-    The seconds are those of all finished trials, summed in the order in which they ended.
-    """
-    ended = sorted(
-        (trial.datetime_complete, trial.duration.total_seconds(), trial)
-        for trial in study.get_trials(deepcopy=False)
-        if trial.datetime_complete and trial.duration
-    )
-    spent = np.cumsum([seconds for _, seconds, _ in ended])
-    whole = [i for i, (_, _, trial) in enumerate(ended) if trial.state == TrialState.COMPLETE]
-    losses = np.array([ended[i][2].value for i in whole], dtype=float)
-    return spent[whole], np.minimum.accumulate(losses)
 
 
 def _mend_journal(path: Path) -> bool:

@@ -200,12 +200,12 @@ class BaseModel:
         try:
             loaded = models.load("gpt2")
             self.why = f"({loaded.why})"
-        except models.ModelError:
+        except models.ModelError as error:
             files = [data.path(name) for name in data.names() if "/novel_gpt2/" in name]
             loaded = models.load(files[0].parent, "float32")
             self.why = (
-                "(GPT-2's weights are not on this machine and there is no network: the course's "
-                "small GPT-2 writes on, which has read one novel and nothing else.)"
+                f"({error} Until then the course's small GPT-2 writes on, which has read one novel "
+                "and nothing else.)"
             )
         self.model, self.tokenizer = loaded.model, loaded.tokenizer
         context = self.model.config.max_position_embeddings

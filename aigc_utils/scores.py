@@ -143,7 +143,7 @@ def nearest_neighbours(
     are themselves among the references find themselves first: ask for k + 1 and drop column 0.
     Raises ValueError for bad shapes, NaN, and k outside 1…m.
     """
-    queries, references = _two_sets(queries, references, names=("queries", "references"))
+    queries, references = _two_sets(queries, references, ("queries", "references"), least=1)
     if not 1 <= k <= len(references):
         raise ValueError(
             f"k = {k} neighbours cannot be found among {len(references)} references: "
@@ -163,9 +163,12 @@ def nearest_neighbours(
 
 
 def _two_sets(
-    a: ArrayLike, b: ArrayLike, names: tuple[str, str] = ("features_a", "features_b")
+    a: ArrayLike,
+    b: ArrayLike,
+    names: tuple[str, str] = ("features_a", "features_b"),
+    least: int = 2,
 ) -> tuple[Features, Features]:
-    first, second = _as_features(a, names[0]), _as_features(b, names[1])
+    first, second = _as_features(a, names[0], least), _as_features(b, names[1], least)
     if first.shape[1] != second.shape[1]:
         raise ValueError(
             f"{names[0]} has {first.shape[1]} features a sample and {names[1]} has "
@@ -174,15 +177,17 @@ def _two_sets(
     return first, second
 
 
-def _as_features(values: ArrayLike, name: str) -> Features:
+def _as_features(values: ArrayLike, name: str, least: int) -> Features:
     features = np.asarray(values, dtype=np.float64)
     if features.ndim != 2 or features.shape[1] == 0:
         raise ValueError(
             f"{name} must have the shape (n_samples, n_features) and has {features.shape}: "
             "flatten each sample into one row"
         )
-    if len(features) < 2:
-        raise ValueError(f"{name} holds {len(features)} samples: a score needs at least two")
+    if len(features) < least:
+        raise ValueError(
+            f"the number of samples in {name} is {len(features)} and must be at least {least}"
+        )
     if not np.isfinite(features).all():
         bad = int((~np.isfinite(features)).any(axis=1).sum())
         raise ValueError(

@@ -156,6 +156,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, default=0.0)
     options = parser.parse_args(arguments)
     provider = options.provider
+    if options.base_url and not options.model:
+        parser.error(
+            "--base-url needs --model: only that provider knows what its models are called"
+        )
     if options.base_url:
         provider = Provider(options.base_url, options.model or "", options.key_name)
     for stream in (sys.stdin, sys.stdout):
@@ -180,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("\n(exit ends the chat.)")
             continue
-        if line == "exit":
+        if line.lower() == "exit":
             return 0
         try:
             _obey(bot, line)

@@ -34,6 +34,8 @@ from tqdm.auto import tqdm
 from aigc_utils import history
 from aigc_utils.gpt import GPT, LLAMA
 
+MUON_LR = 0.02
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -42,8 +44,8 @@ class TrainConfig:
     steps: int = 600
     batch_size: int = 32  # windows in a step, over all processes together
     optimizer: str = "muon"  # "muon" (matrices in blocks; AdamW for the rest) | "adamw" | "sgd"
-    lr: float = 6e-3  # peak learning rate of AdamW or SGD
-    muon_lr: float = 0.02  # peak learning rate of Muon
+    lr: float = 6e-3  # peak learning rate
+    blocks_lr: float | None = None  # … of the blocks' matrices; None: 0.02 for Muon, else lr
     weight_decay: float = 0.0  # on matrices and embeddings, never on norms and biases
     warmup: float = 0.0  # share of the steps in which the learning rate climbs to its peak
     decay: float = 0.5  # share of the steps in which it falls to zero, at the end
@@ -59,8 +61,9 @@ class TrainConfig:
         for name in ("steps", "batch_size", "eval_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        for name in ("lr", "muon_lr", "weight_decay", "clip"):
-            if not getattr(self, name) >= 0:
+        for name in ("lr", "blocks_lr", "weight_decay", "clip"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
         if min(self.warmup, self.decay) < 0 or self.warmup + self.decay > 1:
             raise ValueError(
@@ -187,27 +190,33 @@ def bf16_pays() -> bool:
 
 def make_optimizers(model: GPT, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """One optimiser, or two for Muon: it takes the blocks' matrices and AdamW takes the rest."""
-    blocks, tables, vectors = [], [], []
+    blocks: list[Tensor] = []
+    tables: list[Tensor] = []
+    vectors: list[Tensor] = []
     for name, weight in model.named_parameters():
         if weight.ndim < 2:
             vectors.append(weight)
-        elif config.optimizer == "muon" and name.startswith("blocks."):
-            blocks.append(weight)
         else:
-            tables.append(weight)
-    groups: list[dict[str, Any]] = [
+            (blocks if name.startswith("blocks.") else tables).append(weight)
+    rest: list[dict[str, Any]] = [
         {"params": tables, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
+    muon = config.optimizer == "muon"
+    default = MUON_LR if muon else config.lr
+    matrices: dict[str, Any] = {
+        "params": blocks,
+        "lr": default if config.blocks_lr is None else config.blocks_lr,
+        "weight_decay": config.weight_decay,
+    }
     if config.optimizer == "sgd":
-        return [torch.optim.SGD(groups, lr=config.lr)]
+        return [torch.optim.SGD([matrices, *rest], lr=config.lr)]
+    groups = rest if muon else [matrices, *rest]
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
     ]
-    if blocks:
-        optimizers.append(
-            torch.optim.Muon(blocks, lr=config.muon_lr, weight_decay=config.weight_decay)
-        )
+    if muon:
+        optimizers.append(torch.optim.Muon([matrices]))
     return optimizers
 
 
@@ -241,6 +250,7 @@ def train(
                 f"batch_size={config.batch_size} must be a multiple of the {processes} processes."
             )
         torch.manual_seed(config.seed)
+        _copy_from_first_process([weight.data for weight in model.parameters()])
         optimizers = make_optimizers(model, config)
         settings = {
             "model": asdict(model.config),
@@ -251,7 +261,9 @@ def train(
         if (folder / "last.safetensors").exists():
             now = _load_checkpoint(folder, model, optimizers, settings)
         else:
-            now["bf16"] = bf16_pays() if config.bf16 is None else config.bf16
+            pays = torch.tensor([int(bf16_pays() if config.bf16 is None else config.bf16)])
+            _copy_from_first_process([pays])  # one process may have measured otherwise
+            now["bf16"] = bool(pays)
         run = _open_history(folder, now["step"], settings)
 
         def validate(row: dict[str, Any]) -> None:
@@ -372,7 +384,7 @@ def _autocast(bf16: bool) -> contextlib.AbstractContextManager:
 def _diverged(
     step: int, name: str, value: float, config: TrainConfig, folder: Path
 ) -> TrainingDiverged:
-    knob = "muon_lr or lr" if config.optimizer == "muon" else "lr"
+    knob = "blocks_lr or lr" if config.optimizer == "muon" else "lr"
     return TrainingDiverged(
         f"The {name} became {value} at step {step}: lower {knob} or lengthen warmup, and start in "
         f"a new folder; the last good checkpoint is kept in {folder.name}."
@@ -485,6 +497,13 @@ def _process_group() -> Iterator[None]:
     finally:
         if ours:
             dist.destroy_process_group()
+
+
+def _copy_from_first_process(tensors: list[Tensor]) -> None:
+    """Overwrite these tensors in place by the first process's: all begin alike."""
+    if _processes()[1] > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
 
 
 def _average_over_processes(model: GPT, loss: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import openai
 import pytest
 
@@ -203,6 +204,25 @@ def test_settings_that_cannot_be(server: faults.Server) -> None:
         make(server, max_tokens=0)
     with pytest.raises(ValueError, match="max_tokens"):
         make(server, context=100, max_tokens=100)
+    for name, wrong in (
+        ("temperature", "hot"),
+        ("max_tokens", "9"),
+        ("max_tokens", 1.5),
+        ("budget", "x"),
+        ("timeout", -1),
+        ("timeout", "x"),
+    ):
+        with pytest.raises(ValueError, match=name):
+            make(server, **{name: wrong})
+
+
+def test_the_servers_reason_is_passed_on(server: faults.Server) -> None:
+    """OpenAI's errors have a `message`; those of FastAPI, as of the local server, a `detail`."""
+    request = httpx2.Request("POST", server.base_url)
+    for body in ({"detail": "Pinned to another model."}, {"message": "Pinned to another model."}):
+        answer = httpx2.Response(400, request=request)
+        error = openai.BadRequestError("Error code: 400", response=answer, body=body)
+        assert "(400, Pinned to another model)" in make(server)._explain(error, began=False)
 
 
 def test_an_answer_at_its_limit_is_said(server: faults.Server) -> None:

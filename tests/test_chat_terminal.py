@@ -43,7 +43,7 @@ def test_a_talk_with_the_local_model(tmp_path: Path) -> None:
     terminal.sendline("/save talk.json")
     terminal.expect_exact("(Saved.)")
     terminal.expect_exact("You: ")
-    terminal.sendline("exit")
+    terminal.sendline(" Exit ")
     terminal.expect(pexpect.EOF)
     terminal.close()
     assert terminal.exitstatus == 0
@@ -80,8 +80,12 @@ def test_commands_failures_and_ctrl_d(server: faults.Server, tmp_path: Path) -> 
 def test_nobody_to_talk_to(capsys: pytest.CaptureFixture[str]) -> None:
     assert talk.main(["--provider", "openai"]) == 1
     assert "set the environment variable OPENAI_API_KEY" in capsys.readouterr().err
-    assert talk.main(["--base-url", "http://127.0.0.1:9/v1", "--temperature", "9"]) == 1
+    nowhere = ["--base-url", "http://127.0.0.1:9/v1"]
+    assert talk.main([*nowhere, "--model", "any", "--temperature", "9"]) == 1
     assert "temperature" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        talk.main(nowhere)
+    assert "--base-url needs --model" in capsys.readouterr().err
 
 
 def test_input_that_is_no_utf8(server: faults.Server, tmp_path: Path) -> None:

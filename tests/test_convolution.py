@@ -145,6 +145,20 @@ def test_wrong_shapes_are_one_sentence(images, kernels, words):
         conv.conv2d(np.zeros(images), np.zeros(kernels))
 
 
+def test_strides_and_biases_that_do_not_fit_are_one_sentence():
+    picture, kernels = np.zeros((1, 8, 8, 1)), np.zeros((3, 3, 1, 2))
+    for call in (
+        lambda: conv.same_padding(8, 3, stride=0),
+        lambda: conv.max_pool(picture, 2, stride=0),
+        lambda: conv.conv2d(picture, kernels, stride=(1, 2)),
+    ):
+        with pytest.raises(ValueError, match="stride is one whole number for both axes"):
+            call()
+    for bias in (np.zeros(1), np.zeros((7, 1)), np.zeros(3)):
+        with pytest.raises(ValueError, match="there are 2 kernels: each needs one number"):
+            conv.conv2d(picture, kernels, bias)
+
+
 # --- backward ------------------------------------------------------------------------------------
 
 

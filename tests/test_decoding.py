@@ -247,6 +247,7 @@ def test_stop_ends_before_the_stopping_id():
     stop = free[20]
     cut = decoding.generate(MODEL, PROMPT, 50, seed=3, stop={stop})
     assert cut == free[: free.index(stop)]
+    assert decoding.generate(MODEL, PROMPT, 50, seed=3, stop=stop) == cut
     assert decoding.generate(MODEL, PROMPT, 50, seed=3, stop=[]) == free
 
 
@@ -277,6 +278,12 @@ def test_the_mode_of_the_model_is_put_back_and_dropout_is_off():
     model = random_model(5, dropout=0.5, **LLAMA).train()
     texts = [decoding.generate(model, PROMPT, 20, temperature=0) for _ in range(2)]
     assert texts[0] == texts[1] and model.training
+    surprises = [decoding.surprise(model, PROMPT)[0] for _ in range(2)]
+    assert torch.equal(*surprises) and model.training
+    decoding.beam_search(model, PROMPT, 3)
+    draft = random_model(6, **LLAMA)
+    decoding.speculative(model, draft, PROMPT, 3)
+    assert model.training and not draft.training
     assert all(p.grad is None for p in model.parameters()) and torch.is_grad_enabled()
 
 
@@ -425,6 +432,8 @@ def test_int8_stays_close_and_leaves_the_original_alone(family):
         ({"min_p": -0.1}, "min_p"),
         ({"min_p": 1.1}, "min_p"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"stop": "a"}, "token ids"),
+        ({"stop": [[5]]}, "token ids"),
         ({"ids": [[1, 2]], "stream": True}, "one prompt"),
     ],
 )
@@ -449,6 +458,7 @@ def test_the_other_ways_to_decode_refuse_too():
         (lambda: decoding.speculative(MODEL, MODEL, PROMPT, 5, lookahead=0), "lookahead=0"),
         (lambda: decoding.speculative(MODEL, MODEL, PROMPT, 5, temperature=-1), "greedy"),
         (lambda: decoding.surprise(MODEL, [1]), "at least two"),
+        (lambda: decoding.surprise(MODEL, [1, VOCAB]), "another tokenizer"),
     ):
         with pytest.raises(ValueError, match=sentence):
             call()

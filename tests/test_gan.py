@@ -1,5 +1,6 @@
 """The course's GAN: it trains, records, averages, resumes exactly, and fails in one sentence."""
 
+import contextlib
 import math
 import os
 import subprocess
@@ -88,7 +89,7 @@ def test_both_networks_learn_and_untrained_losses_are_those_of_theory():
 
 def test_a_generator_step_leaves_the_discriminator_alone_and_the_other_way_round():
     model = tiny()
-    model.d_optimizer.learning_rate = 0.0
+    model.settings["d_lr"] = 0.0
     d, g = model.discriminator.get_weights(), model.generator.get_weights()
     model.fit(PICTURES, epochs=1, batch_size=48)
     assert same(d, model.discriminator.get_weights())
@@ -126,6 +127,46 @@ def test_curves_are_finer_than_an_epoch_and_agree_with_it():
         means = curves.history.column(name).reshape(2, 3).mean(axis=1)
         np.testing.assert_allclose(means, [row[name] for row in epochs], rtol=1e-5)
     assert rows[0]["d_loss"] != rows[1]["d_loss"]
+
+
+def test_an_interrupted_epoch_leaves_nothing_twice_and_curves_are_shown():
+    seen = []
+    model, frames = tiny(), gan.Frames(n=2)
+    curves = gan.Curves(show=lambda rows: seen.append(len(rows.rows)))
+
+    class StopsAfterTheFrame(InterruptAt):
+        on_train_batch_end = keras.callbacks.Callback.on_train_batch_end
+
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == self.epoch:
+                raise self.error
+
+    for stop in ([InterruptAt(1)], [StopsAfterTheFrame(1)], []):
+        model.fit(PICTURES, epochs=3, batch_size=16, callbacks=[curves, frames, *stop])
+    assert [row["step"] for row in curves.history.rows] == list(range(2, 20, 2))
+    assert frames.epochs == [0, 1, 2, 3] and len(frames.frames) == 4
+    assert seen == [3, 6, 6, 9]
+
+
+def test_a_decay_does_not_go_on_without_its_callback(tmp_path):
+    model = tiny()
+    model.fit(PICTURES, epochs=2, batch_size=16, callbacks=[gan.LinearDecay()])
+    assert float(model.g_optimizer.learning_rate) < gan.LEARNING_RATE / 2
+    model.save(tmp_path / "gan.npz")
+    for again in (model, gan.load(tmp_path / "gan.npz")):
+        again.fit(PICTURES, epochs=3, batch_size=16)
+        assert float(again.g_optimizer.learning_rate) == pytest.approx(gan.LEARNING_RATE)
+        assert float(again.d_optimizer.learning_rate) == pytest.approx(gan.LEARNING_RATE)
+
+
+def test_keras_saves_it_after_each_epoch(tmp_path):
+    file = tmp_path / "each.keras"
+    model = tiny()
+    model.fit(PICTURES, batch_size=48, callbacks=[keras.callbacks.ModelCheckpoint(file)])
+    # Keras's callback runs before the epoch is entered into the record.
+    assert same(gan.load(file).averaged.get_weights(), model.averaged.get_weights())
+    with pytest.raises(FileExistsError, match="take another name"):
+        model.save(file, overwrite=False)
 
 
 def test_the_learning_rates_fall_over_the_second_half():
@@ -274,6 +315,15 @@ def test_other_unfit_values_are_refused(trained):
     fresh = gan.GAN(gan.build_generator(8, 4), gan.build_discriminator(4))
     with pytest.raises(RuntimeError, match="call compile"):
         fresh.fit(PICTURES)
+    with pytest.raises(RuntimeError, match=r"call compile\(\) before save"):
+        fresh.save("nowhere.npz")
+    for wrong in ({"d_lr": -1.0}, {"g_lr": 0.0}, {"beta_1": 1.5}):
+        with pytest.raises(ValueError, match="must be above 0, and beta_1"):
+            fresh.compile(**wrong)
+    with pytest.raises(ValueError, match="steps_per_execution=0"):
+        fresh.compile(steps_per_execution=0)
+    with pytest.raises(ValueError, match="every=0"):
+        gan.Score(PICTURES, every=0)
 
 
 def test_a_damaged_file_is_refused_and_changes_nothing(trained, tmp_path):
@@ -284,6 +334,14 @@ def test_a_damaged_file_is_refused_and_changes_nothing(trained, tmp_path):
         file.write_bytes(damage)
         with pytest.raises(gan.SavedModelError, match=r"gan\.npz is damaged or no saved GAN"):
             gan.load(file)
+    for place in range(len(raw) - 60, len(raw)):  # the archive's list of contents
+        file.write_bytes(raw[:place] + bytes([raw[place] ^ 255]) + raw[place + 1 :])
+        with contextlib.suppress(gan.SavedModelError):  # a byte without a meaning does no harm
+            gan.load(file)
+    with (tmp_path / "array.npz").open("wb") as other_kind:
+        np.save(other_kind, np.zeros(3))
+    with pytest.raises(gan.SavedModelError, match="no saved GAN"):
+        gan.load(tmp_path / "array.npz")
     np.savez(file, a=np.zeros(3))
     with pytest.raises(gan.SavedModelError, match="no saved GAN"):
         gan.load(file)

@@ -339,14 +339,6 @@ def test_knobs_that_make_no_run_are_told_and_not_tried_again(tmp_path):
         assert [t.state for t in study.trials] == [TrialState.FAIL] * trials
 
 
-def test_best_so_far_falls_while_the_seconds_grow(tmp_path, quick):
-    study = lab.search(tmp_path / "study.log", SPACE, seconds=60, trials=8)
-    at, best = lab.best_so_far(study)
-    assert len(at) == len(best) == 8
-    assert (np.diff(at) > 0).all() and (np.diff(best) <= 0).all()
-    assert best[-1] == study.best_value
-
-
 # --- bad study files -----------------------------------------------------------------------------
 
 

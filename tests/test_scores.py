@@ -287,6 +287,13 @@ def test_dropping_a_class_lowers_coverage_and_leaves_precision(clothes):
     assert half.precision > whole.precision - 0.05
 
 
+def test_one_query_finds_its_neighbour_among_one_or_many():
+    some = np.random.default_rng(0).normal(size=(9, 3))
+    distances, indices = scores.nearest_neighbours(some[4:5], some)
+    assert distances[0, 0] == 0 and indices.tolist() == [[4]]
+    assert scores.nearest_neighbours(some, some[:1])[1].tolist() == [[0]] * 9
+
+
 # --- bad input: one sentence each ----------------------------------------------------------------
 
 
@@ -308,7 +315,7 @@ def test_bad_features_are_named(name):
     assert "(n_samples, n_features)" in message(call, name, good, good[:, :, None])
     assert "2 of 20 samples" in message(call, name, holes, good)
     assert "same feature net" in message(call, name, good, good[:, :2])
-    assert "at least two" in message(call, name, good, good[:1])
+    assert "must be at least" in message(call, name, good, good[:0])
 
 
 def test_numbers_that_do_not_fit_are_named():

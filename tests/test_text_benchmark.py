@@ -63,6 +63,18 @@ def test_a_short_run_learns_on_any_text(tmp_path):
     assert out["tokens_per_second"] == pytest.approx(out["tokens"] / out["seconds"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--seeds", "0"], "--seeds must be at least 1"),
+        (["--json", "no/such/folder/x.json"], "there is no folder no/such/folder to write x.json"),
+    ],
+)
+def test_what_would_fail_at_the_end_fails_at_the_start(arguments, sentence):
+    done = run(*arguments)
+    assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_missing_text_is_one_sentence_before_anything_is_trained():
     done = run("--text", "nowhere.txt")
     assert done.returncode != 0

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from aigc_utils import history
+from aigc_utils import history, training
 from aigc_utils.gpt import GPT, LLAMA, GPTConfig
 from aigc_utils.training import (
     CheckpointError,
@@ -155,6 +155,43 @@ def test_two_processes_give_the_losses_of_one(optimizer, tmp_path):
         assert [x for x in a if x] == pytest.approx([x for x in b if x], rel=rel)
 
 
+@pytest.mark.slow
+def test_processes_that_began_with_other_weights_become_one_model(tmp_path):
+    code = (
+        "import sys, os\nfrom pathlib import Path\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import torch\ntorch.set_num_threads(1)\nimport test_training as t\n"
+        "torch.manual_seed(int(os.environ['RANK']))\n"
+        "model = t.GPT(t.MODEL)\n"
+        "t.train(model, t.make_data(), t.RUN, Path(sys.argv[1]), watch=lambda run: print(\n"
+        "    'sum', len(run.rows), sum(w.abs().sum().item() for w in model.parameters())))\n"
+    )
+    script = tmp_path / "run.py"
+    script.write_text(code)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, "--nproc_per_node=2", str(script), str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    sums = [line.split()[-1] for line in done.stdout.splitlines() if line.startswith("sum")]
+    assert len(sums) > 2 and len(set(sums)) == len(sums) / 2  # each is printed by both
+
+
+def test_matrices_and_tables_have_rates_of_their_own():
+    for optimizer, usual in (("muon", 0.02), ("adamw", 0.5), ("sgd", 0.5)):
+        for blocks_lr, wanted in ((None, usual), (0.1, 0.1)):
+            config = TrainConfig(optimizer=optimizer, lr=0.5, blocks_lr=blocks_lr)
+            model = make_model()
+            rates = {
+                weight: group["lr"]
+                for one in training.make_optimizers(model, config)
+                for group in one.param_groups
+                for weight in group["params"]
+            }
+            for name, weight in model.named_parameters():
+                in_blocks = name.startswith("blocks.") and weight.ndim == 2
+                assert rates[weight] == (wanted if in_blocks else 0.5), (optimizer, name)
+
+
 @pytest.mark.parametrize("length", [2, 9, 16, 17, 18, 100])
 @pytest.mark.parametrize("overlap", [0, 5, 15])
 @torch.no_grad()
@@ -235,7 +272,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(tmp_path):
             with torch.no_grad():
                 model.norm.weight[0] = math.nan
 
-    with pytest.raises(TrainingDiverged, match=r"became nan at step 13: lower muon_lr or lr"):
+    with pytest.raises(TrainingDiverged, match=r"became nan at step 13: lower blocks_lr or lr"):
         train(model, make_data(), RUN, tmp_path, watch=poison)
     run = train(make_model(), make_data(), RUN, tmp_path)
     assert run.column("step")[-1] == 24 and all(map(math.isfinite, run.column("train_loss")))
@@ -284,8 +321,8 @@ def test_a_checkpoint_of_another_run_is_named(tmp_path):
     ):
         with pytest.raises(CheckpointError, match=sentence):
             train(make_model(**options), data, RUN, tmp_path)
-    with pytest.raises(CheckpointError, match=r"muon_lr=0.02, not 0.1"):
-        train(make_model(), data, replace(RUN, muon_lr=0.1), tmp_path)
+    with pytest.raises(CheckpointError, match=r"blocks_lr=None, not 0.1"):
+        train(make_model(), data, replace(RUN, blocks_lr=0.1), tmp_path)
     with pytest.raises(CheckpointError, match="another text"):
         train(make_model(), (data[0].flip(0), data[1]), RUN, tmp_path)
 

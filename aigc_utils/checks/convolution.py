@@ -60,7 +60,7 @@ def receptive_field(function: Callable[[Sequence[Layer]], tuple[int, int]]) -> N
     answer = function([(3, 1, 1)])
     checks.answered(answer, "receptive_field")
     demand(
-        isinstance(answer, tuple) and len(answer) == 2,
+        np.shape(answer) == (2,),
         "`receptive_field` must return two numbers, (size, jump).",
     )
     cases: list[tuple[list[Layer], str]] = [
