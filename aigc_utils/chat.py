@@ -130,7 +130,7 @@ def clean(text: str) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and not math.isnan(value)
 
 
 class Chat:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -182,10 +183,13 @@ def generate(
 
 
 def _stop_ids(stop: Collection[int] | int | None) -> frozenset[int]:
-    ids = [] if stop is None else [stop] if isinstance(stop, int) else list(stop)
-    if not all(isinstance(token, int) for token in ids):
-        raise ValueError(f"stop={stop!r} must be token ids: encode the text where it is to stop.")
-    return frozenset(ids)
+    try:
+        ids = [] if stop is None else stop if isinstance(stop, Collection) else [stop]
+        return frozenset(operator.index(token) for token in ids)  # NumPy's integers too
+    except TypeError:
+        raise ValueError(
+            f"stop={stop!r} must be token ids: encode the text where it is to stop."
+        ) from None
 
 
 def _until(stop: frozenset[int], steps: Iterator[list[int]]) -> Iterator[int]:

@@ -214,6 +214,7 @@ def test_settings_that_cannot_be(server: faults.Server) -> None:
     ):
         with pytest.raises(ValueError, match=name):
             make(server, **{name: wrong})
+    assert make(server, budget=float("inf")).ask("one") == "one"  # no limit
 
 
 def test_the_servers_reason_is_passed_on(server: faults.Server) -> None:

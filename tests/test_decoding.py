@@ -3,6 +3,7 @@
 import math
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -247,7 +248,8 @@ def test_stop_ends_before_the_stopping_id():
     stop = free[20]
     cut = decoding.generate(MODEL, PROMPT, 50, seed=3, stop={stop})
     assert cut == free[: free.index(stop)]
-    assert decoding.generate(MODEL, PROMPT, 50, seed=3, stop=stop) == cut
+    for same in (stop, np.int64(stop), np.array([stop]), [torch.tensor(stop)]):
+        assert decoding.generate(MODEL, PROMPT, 50, seed=3, stop=same) == cut
     assert decoding.generate(MODEL, PROMPT, 50, seed=3, stop=[]) == free
 
 
