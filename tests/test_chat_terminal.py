@@ -9,7 +9,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from aigc_utils import chat, faults, models, talk
+from aigc_utils import chat, models
+from aigc_utils.chat import faults, talk
 
 
 @pytest.fixture

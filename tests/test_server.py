@@ -16,7 +16,8 @@ import psutil
 import pytest
 from serving import local  # noqa: F401  (a fixture)
 
-from aigc_utils import models, server
+from aigc_utils import models
+from aigc_utils.chat import server
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's here")
 
@@ -115,9 +116,9 @@ def test_a_proxy_is_not_asked_for_the_way_to_this_machine(
 
 @contextlib.contextmanager
 def module(*arguments: str) -> Iterator[subprocess.Popen]:
-    """Run ``python -m aigc_utils.server`` and make sure that nothing of it stays."""
+    """Run ``python -m aigc_utils.chat.server`` and make sure that nothing of it stays."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "aigc_utils.server", *arguments],
+        [sys.executable, "-m", "aigc_utils.chat.server", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

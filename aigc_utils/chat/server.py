@@ -2,7 +2,7 @@
 
 `start()` runs ``transformers serve`` in a process of its own, on a port that only this machine can
 reach, and waits until it answers. The server ends with the program that started it, also when that
-program is killed. In a terminal: ``python -m aigc_utils.server --port 8000``.
+program is killed. In a terminal: ``python -m aigc_utils.chat.server --port 8000``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from aigc_utils import models
 HOST = "127.0.0.1"
 START_SECONDS = 90.0  # a slow disk and a busy machine; a quiet one takes about five
 _STOP_SECONDS = 2.0
-_COMMAND = (sys.executable, "-m", "aigc_utils.server", "--child", "--port")
+_COMMAND = (sys.executable, "-m", "aigc_utils.chat.server", "--child", "--port")
 
 # The server must not ask the system's proxy for the way to this machine.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -272,7 +272,7 @@ def _serve(port: int) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until interrupted; the first line on standard output is the base URL."""
-    parser = argparse.ArgumentParser(prog="python -m aigc_utils.server", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m aigc_utils.chat.server", description=__doc__)
     parser.add_argument("--port", type=int, help="default: a free one")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

@@ -11,55 +11,27 @@ import functools
 import json
 import math
 import os
-import re
-import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import httpx2
 import openai
 
-from aigc_utils import providers
-from aigc_utils.providers import (
-    PROVIDERS,
+from aigc_utils.chat import providers
+from aigc_utils.chat.providers import (
     TIMEOUT,
     ChatError,
     Message,
     Provider,
     connect,
-    connect_async,
 )
-
-if TYPE_CHECKING:
-    import ipywidgets
-
-__all__ = [
-    "CUT",
-    "PROVIDERS",
-    "TIMEOUT",
-    "Chat",
-    "ChatError",
-    "Message",
-    "Prices",
-    "Provider",
-    "Usage",
-    "clean",
-    "connect",
-    "connect_async",
-    "neutralise",
-    "panel",
-]
-
-CUT = " […cut off]"
-"""Ends an answer that did not arrive whole."""
+from aigc_utils.chat.text import CUT, clean, neutralise
+from aigc_utils.chat.transcript import Transcript
 
 TOKENS_PER_MESSAGE = 8
 """What a chat template may add around a message, where no tokenizer is at hand to count."""
-
-SCRIPT = ("What is the capital of France?", "And of Italy?")
-"""What the panel asks where nobody watches."""
 
 MOST_PIECES = 100_000
 """An answer in more pieces than this is given up: something is wrong with whoever sends it."""
@@ -101,32 +73,6 @@ class Usage:
     def total_tokens(self) -> int:
         """Prompt and answer together."""
         return self.prompt_tokens + self.answer_tokens
-
-
-# Text that means something to a chat template, such as <|im_end|>, <file_sep> or [INST].
-_TEMPLATE_TOKEN = re.compile(
-    r"<(?=[|｜]|(?:reponame|filename|[a-z]+_[a-z_]+|/?s|bos|eos|pad|unk)>)|\[(?=/?INST])", re.I
-)
-# Everything below the space but tab and newline, delete, and the second set of control characters.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def neutralise(text: str) -> str:
-    """Return ``text`` with template tokens broken up by a word joiner (U+2060), which is invisible.
-
-    A server pastes all messages into one text with tokens such as ``<|im_end|>`` between them. In
-    a message they would end it and begin another one, in the role that the text likes.
-    """
-    return _TEMPLATE_TOKEN.sub(lambda found: found[0] + "\u2060", text)
-
-
-def clean(text: str) -> str:
-    """Return ``text`` as something that every terminal, file and request can hold.
-
-    Control characters but tab and newline go (a model could steer your terminal with them), and
-    halves of surrogate pairs, which UTF-8 cannot write, become U+FFFD.
-    """
-    return _CONTROL.sub("", text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def _is_number(value: object) -> bool:
@@ -172,7 +118,7 @@ class Chat:
             raise ValueError("timeout is a number of seconds, above 0.")
         if not isinstance(max_tokens, int):
             raise ValueError("max_tokens is a whole number of tokens.")
-        self._base = providers.BaseModel() if provider == "gpt2" else None
+        self._base = Transcript() if provider == "gpt2" else None
         place = self._base.place if self._base else providers.find(provider)
         self.context = place.context if context is None else context
         if self._base:
@@ -581,16 +527,3 @@ def _local_tokenizer() -> Any:
     from aigc_utils import models
 
     return AutoTokenizer.from_pretrained(models.convert())
-
-
-def panel(bot: Chat | None = None, *, script: Sequence[str] = SCRIPT) -> "ipywidgets.VBox | None":
-    """Return a chat panel for the notebook; where nobody watches, print a scripted conversation."""
-    from aigc_utils import talk
-
-    return talk.panel(bot, script=script)
-
-
-if __name__ == "__main__":
-    from aigc_utils import talk
-
-    sys.exit(talk.main())

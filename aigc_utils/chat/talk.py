@@ -10,7 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from aigc_utils import session
-from aigc_utils.chat import CUT, SCRIPT, Chat, ChatError, Provider
+from aigc_utils.chat.conversation import Chat
+from aigc_utils.chat.providers import ChatError, Provider
+from aigc_utils.chat.text import CUT
+
+SCRIPT = ("What is the capital of France?", "And of Italy?")
+"""What the panel asks where nobody watches."""
+
 
 if TYPE_CHECKING:
     import ipywidgets as widgets

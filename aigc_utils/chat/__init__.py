@@ -1,0 +1,35 @@
+"""A chat with memory over the OpenAI SDK, on this machine or far away (lessons 11 and 13).
+
+``Chat`` holds a conversation; ``panel()`` talks in a notebook and ``python -m aigc_utils.chat`` in
+the terminal; ``python -m aigc_utils.chat.server`` serves the model of this machine.
+"""
+
+from aigc_utils.chat.conversation import Chat, Prices, Usage
+from aigc_utils.chat.providers import (
+    PROVIDERS,
+    TIMEOUT,
+    ChatError,
+    Message,
+    Provider,
+    connect,
+    connect_async,
+)
+from aigc_utils.chat.talk import panel
+from aigc_utils.chat.text import CUT, clean, neutralise
+
+__all__ = [
+    "CUT",
+    "PROVIDERS",
+    "TIMEOUT",
+    "Chat",
+    "ChatError",
+    "Message",
+    "Prices",
+    "Provider",
+    "Usage",
+    "clean",
+    "connect",
+    "connect_async",
+    "neutralise",
+    "panel",
+]

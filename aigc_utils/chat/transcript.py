@@ -1,0 +1,82 @@
+"""A base model as a chat partner: it writes the transcript of the conversation on (lesson 11)."""
+
+import contextlib
+from collections.abc import Generator
+from types import SimpleNamespace
+
+from aigc_utils.chat.providers import Message, Provider
+
+
+class Transcript:
+    """GPT-2 in this process, with the one method of the SDK's client that Chat calls.
+
+    A base model was never taught to answer: it gets the conversation as a transcript and writes it
+    on. Its line is the answer, since the next one would be the user's.
+    """
+
+    api_key = ""
+
+    def __init__(self) -> None:
+        from aigc_utils import data, models
+
+        try:
+            loaded = models.load("gpt2")
+            self.why = f"({loaded.why})"
+        except models.ModelError as error:
+            files = [data.path(name) for name in data.names() if "/novel_gpt2/" in name]
+            loaded = models.load(files[0].parent, "float32")
+            self.why = (
+                f"({error} Until then the course's small GPT-2 writes on, which has read one novel "
+                "and nothing else.)"
+            )
+        self.model, self.tokenizer = loaded.model, loaded.tokenizer
+        context = self.model.config.max_position_embeddings
+        self.place = Provider("", loaded.name, context=context)
+        self.chat = self.completions = self
+
+    def encode(self, messages: list[Message]) -> list[int]:
+        """Return the ids of the transcript, with the beginning of the model's own line."""
+        lines = [f"{m['role'].capitalize()}: {m['content']}" for m in messages]
+        return self.tokenizer.encode("\n".join([*lines, "Assistant:"]), add_special_tokens=False)
+
+    def create(
+        self,
+        *,
+        messages: list[Message],
+        max_completion_tokens: int,
+        temperature: float = 1.0,
+        **ignored: object,
+    ) -> contextlib.closing:
+        """Return a context manager over events, as the SDK's method does when it streams."""
+        ids = self.encode(messages)
+        return contextlib.closing(self._events(ids, max_completion_tokens, temperature))
+
+    def _events(self, ids: list[int], most: int, temperature: float) -> Generator[SimpleNamespace]:
+        import torch
+
+        def event(piece: str, reason: str | None = None, usage: object = None) -> SimpleNamespace:
+            delta = SimpleNamespace(content=piece, refusal=None)
+            choice = SimpleNamespace(delta=delta, finish_reason=reason)
+            return SimpleNamespace(choices=[choice], usage=usage)
+
+        new: list[int] = []
+        text, reason, past = "", "length", None
+        step = torch.tensor([ids])
+        while len(new) < most:
+            with torch.inference_mode():
+                output = self.model(step, past_key_values=past, use_cache=True)
+            past, logits = output.past_key_values, output.logits[0, -1].float()
+            probabilities = torch.softmax(logits / (temperature or 1), dim=-1)
+            chosen = torch.multinomial(probabilities, 1) if temperature else logits.argmax()[None]
+            new.append(int(chosen))
+            step = chosen[None]
+            whole = str(self.tokenizer.decode(new)).lstrip()
+            line = whole.partition("\n")[0]
+            if not whole.endswith("\ufffd"):  # a character may take several tokens
+                yield event(line[len(text) :])
+                text = line
+            if "\n" in whole or new[-1] == self.tokenizer.eos_token_id:
+                reason = "stop"
+                break
+        usage = SimpleNamespace(prompt_tokens=len(ids), completion_tokens=len(new))
+        yield event("", reason, usage)
