@@ -105,6 +105,40 @@ class GPTConfig:
         return self.d_mlp or 4 * self.d_model
 
 
+def check_ids(
+    ids: Any, vocab_size: int, *, name: str = "input", ndims: tuple[int, ...] = (1, 2)
+) -> Tensor:
+    """Return token ids as int64, (T,) or (B, T); a ValueError says in a sentence what is wrong.
+
+    Tensors, NumPy arrays and (nested) lists of any integer type are read, uint16 files such as
+    nanoGPT's included. `name` is what the sentence calls them, `ndims` the shapes that are allowed.
+    """
+    shapes = " or ".join({1: "(T,)", 2: "(B, T)"}[n] for n in ndims)
+    try:
+        tensor = ids if isinstance(ids, Tensor) else torch.tensor(ids)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"The {name} must be integers of shape {shapes}, not {type(ids).__name__}: encode a "
+            "text first, and make the rows of a batch equally long."
+        ) from None
+    if tensor.numel() == 0:
+        raise ValueError(f"The {name} is empty: give at least one token.")
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if tensor.ndim not in ndims or "int" not in kind:
+        raise ValueError(
+            f"The {name} must be integers of shape {shapes}, not {kind} of shape "
+            f"{tuple(tensor.shape)}."
+        )
+    tensor = tensor.long()
+    low, high = int(tensor.min()), int(tensor.max())
+    if low < 0 or high >= vocab_size:
+        raise ValueError(
+            f"Token ids must lie in 0…{vocab_size - 1} (vocab_size {vocab_size}), but "
+            f"{low if low < 0 else high} is among them: was another tokenizer used?"
+        )
+    return tensor
+
+
 class KVCache:
     """Keys and values of the tokens read so far, so that they are computed once.
 
@@ -337,14 +371,19 @@ class GPT(nn.Module):
                 nn.init.normal_(weight, std=0.02)
 
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Logits for every position of ids (B, T), int64; with a cache, ids continue it.
+        """Logits for every position of ids (B, T), integers; with a cache, ids continue it.
 
         Raises ValueError when ids have another shape or type, lie outside the vocabulary, or do
         not fit the context.
         """
         past = 0 if cache is None else cache.used
-        self._check(ids, past)
-        T = ids.shape[1]
+        ids = check_ids(ids, self.config.vocab_size, ndims=(2,))
+        T, context = ids.shape[1], self.config.context
+        if past + T > context:
+            raise ValueError(
+                f"The input is {past + T} tokens long and the model's context is {context}: "
+                f"keep the last {context}."
+            )
         x = self.embedding(ids)
         if self.config.ngram_buckets:
             x = x + self.ngrams(ids if cache is None else cache.recall(ids))[:, -T:]
@@ -363,28 +402,6 @@ class GPT(nn.Module):
             cache.used += T
         x = self.norm(x)
         return F.linear(x, self.embedding.weight) if self.config.tied else self.head(x)
-
-    def _check(self, ids: Tensor, past: int) -> None:
-        if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
-            raise ValueError(
-                "ids must be integers of shape (batch, time), not "
-                f"{str(ids.dtype).removeprefix('torch.')} of shape {tuple(ids.shape)}."
-            )
-        if ids.numel() == 0:
-            raise ValueError(f"ids are empty, shape {tuple(ids.shape)}: give at least one token.")
-        length, context = past + ids.shape[1], self.config.context
-        if length > context:
-            raise ValueError(
-                f"The input is {length} tokens long and the model's context is {context}: "
-                f"keep the last {context}."
-            )
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= self.config.vocab_size:
-            raise ValueError(
-                f"Token ids must lie in 0…{self.config.vocab_size - 1} (vocab_size "
-                f"{self.config.vocab_size}), but {low if low < 0 else high} is among them: "
-                "was another tokenizer used?"
-            )
 
     def save(self, folder: str | Path) -> None:
         """Write config.json and weights.safetensors into `folder`, each at once or not at all."""

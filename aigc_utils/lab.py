@@ -151,7 +151,7 @@ def train(
         model = GPT(shape)
         model.init_weights(zero_branches=True)
         settings["parameters"] = sum(weight.numel() for weight in model.parameters())
-        training.check_ids("training", train_ids, model, shortest=knobs.context + 1)
+        training.check_text("training", train_ids, model, shortest=knobs.context + 1)
         run = history.History(settings)
         optimizers = training.make_optimizers(model, plan)
         batches = training.windows(len(train_ids), knobs.context, knobs.batch_size, seed)

@@ -32,7 +32,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from aigc_utils import history
-from aigc_utils.gpt import GPT, LLAMA
+from aigc_utils.gpt import GPT, LLAMA, check_ids
 
 MUON_LR = 0.02
 
@@ -134,7 +134,7 @@ def evaluate(model: GPT, ids: Tensor, *, overlap: int = 0, bf16: bool = False) -
     end of the one before, so that no prediction has less than that to look back on.
     """
     context = model.config.context
-    check_ids("evaluation", ids, model, shortest=2)
+    ids = check_text("evaluation", ids, model, shortest=2)
     if not 0 <= overlap < context:
         raise ValueError(f"overlap={overlap} must lie in 0…{context - 1}.")
     was_training = model.training
@@ -239,9 +239,8 @@ def train(
     Raises ValueError for unfit data, CheckpointError for a checkpoint that is damaged or belongs
     to another run, TrainingDiverged when the loss is no longer a number.
     """
-    train_ids, val_ids = data
-    check_ids("training", train_ids, model, shortest=model.config.context + 1)
-    check_ids("validation", val_ids, model, shortest=2)
+    train_ids = check_text("training", data[0], model, shortest=model.config.context + 1)
+    val_ids = check_text("validation", data[1], model, shortest=2)
     folder = Path(folder)
     with _process_group(), torch.random.fork_rng(devices=[]):
         rank, processes = _processes()
@@ -255,7 +254,7 @@ def train(
         settings = {
             "model": asdict(model.config),
             "training": asdict(config),
-            "text": [zlib.crc32(ids.numpy().tobytes()) for ids in data],
+            "text": [zlib.crc32(ids.numpy().tobytes()) for ids in (train_ids, val_ids)],
         }
         now: dict[str, Any] = {"step": 0, "seconds": 0.0, "best": math.inf}
         if (folder / "last.safetensors").exists():
@@ -326,24 +325,15 @@ def train(
         return run.history
 
 
-def check_ids(name: str, ids: Tensor, model: GPT, *, shortest: int) -> None:
-    """Raise ValueError unless ids (n,) are integers of the model's vocabulary, n >= shortest."""
-    if ids.ndim != 1 or ids.dtype != torch.int64:
-        raise ValueError(
-            f"The {name} ids must be int64 of shape (n,), not "
-            f"{str(ids.dtype).removeprefix('torch.')} of shape {tuple(ids.shape)}."
-        )
+def check_text(name: str, ids: Any, model: GPT, *, shortest: int) -> Tensor:
+    """Return ids (n,) as int64; ValueError unless they suit the model and n >= shortest."""
+    ids = check_ids(ids, model.config.vocab_size, name=f"{name} text", ndims=(1,))
     if len(ids) < shortest:
         raise ValueError(
             f"The {name} text has {len(ids)} tokens and at least {shortest} are needed with a "
             f"context of {model.config.context}: take a longer text or a shorter context."
         )
-    low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= model.config.vocab_size:
-        raise ValueError(
-            f"The {name} ids run from {low} to {high}, but the model's vocab_size is "
-            f"{model.config.vocab_size}: build the model with the tokenizer's vocab_size."
-        )
+    return ids
 
 
 def _step(

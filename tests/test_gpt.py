@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -177,16 +178,35 @@ def test_save_and_load(kind, tmp_path):
     ("ids", "sentence"),
     [
         (torch.zeros(1, 34, dtype=torch.int64), "34 tokens long and the model's context is 33"),
-        (torch.zeros(5, dtype=torch.int64), r"\(batch, time\).*\(5,\)"),
+        (torch.zeros(5, dtype=torch.int64), r"shape \(B, T\), not int64 of shape \(5,\)"),
         (torch.zeros(1, 5), "integers.*float32"),
         (torch.zeros(1, 0, dtype=torch.int64), "empty"),
         (torch.tensor([[3, 97]]), "0…96.*97 is among them"),
         (torch.tensor([[3, -1]]), "0…96.*-1 is among them"),
+        (torch.tensor([[True]]), "integers.*bool"),
+        (np.array([[3, 97]], dtype=np.uint16), "0…96.*97 is among them"),
+        (np.array([[0.5]]), "integers.*float64"),
+        ([[1, 2], [3]], "not list: encode a text first, and make the rows of a batch equally long"),
+        ("hello", "not str: encode a text first"),
+        (None, "not NoneType"),
     ],
 )
 def test_bad_ids(ids, sentence):
     with pytest.raises(ValueError, match=sentence):
         random_model()(ids)
+
+
+@torch.no_grad()
+def test_ids_of_every_integer_type_are_read():
+    model, ids = random_model().eval(), [[1, 2, 3], [4, 5, 6]]
+    expected = model(torch.tensor(ids))
+    for kind in ("uint8", "int8", "uint16", "int32", "uint64", "int64"):
+        array = np.array(ids, dtype=kind)
+        array.flags.writeable = False  # as of a file that is mapped into memory
+        torch.testing.assert_close(model(array), expected, rtol=0, atol=0)
+        as_tensor = torch.tensor(ids, dtype=getattr(torch, kind))
+        torch.testing.assert_close(model(as_tensor), expected, rtol=0, atol=0)
+    torch.testing.assert_close(model(ids), expected, rtol=0, atol=0)
 
 
 def test_full_cache_names_both_lengths():

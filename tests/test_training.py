@@ -283,9 +283,9 @@ def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(tmp_path):
     [
         ((torch.zeros(16, dtype=torch.int64), None), "16 tokens and at least 17.*context of 16"),
         ((None, torch.zeros(1, dtype=torch.int64)), "validation text has 1 tokens"),
-        ((torch.full((99,), 13), None), "run from 13 to 13, but.*vocab_size is 13"),
-        ((torch.zeros(99), None), "int64.*float32"),
-        ((torch.zeros(9, 9, dtype=torch.int64), None), r"shape \(9, 9\)"),
+        ((torch.full((99,), 13), None), "vocab_size 13.*13 is among them: was another"),
+        ((torch.zeros(99), None), "training text must be integers.*float32"),
+        ((torch.zeros(9, 9, dtype=torch.int64), None), r"\(T,\), not int64 of shape \(9, 9\)"),
     ],
 )
 def test_unfit_data(data, sentence, tmp_path):
