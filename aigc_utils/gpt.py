@@ -8,6 +8,7 @@ rotary positions (Su et al., *RoFormer*, 2021), a gated MLP (Shazeer, *GLU Varia
 Transformer*, 2020), key/value heads shared by several query heads (Ainslie et al., *GQA*, 2023),
 no biases. `GPTConfig` says which: the defaults are GPT-2, `GPTConfig(..., **LLAMA)` is Llama.
 Either can be given a counting model's memory, `NgramEmbedding`: lesson 06 says what it is worth.
+`aigc_utils.huggingface` converts to and from the classes of transformers.
 
 Shapes: B batch, T time (tokens), D `d_model`, H `n_heads`, G `n_kv_heads`, d `head_dim`.
 """
@@ -18,15 +19,12 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 # The choices that turn the GPT-2 defaults below into a Llama: GPTConfig(vocab_size=…, **LLAMA).
 LLAMA: dict[str, Any] = {"norm": "rms", "positions": "rotary", "mlp": "swiglu", "bias": False}
@@ -420,219 +418,3 @@ class GPT(nn.Module):
         model = cls(GPTConfig(**json.loads((folder / "config.json").read_text())))
         model.load_state_dict(load_file(folder / "weights.safetensors"))
         return model.eval()
-
-    @classmethod
-    def from_huggingface(cls, model: PreTrainedModel) -> GPT:
-        """Copy a GPT2LMHeadModel, LlamaForCausalLM or Qwen3ForCausalLM; logits stay equal.
-
-        The copy is float32 and in evaluation mode. Raises ValueError for another class or for an
-        option that this file leaves out (scaled rotary positions, sliding windows …).
-        """
-        kind, theirs = model.config.model_type, model.config
-        if kind not in ("gpt2", "llama", "qwen3"):
-            raise ValueError(f"Only gpt2, llama and qwen3 can be converted, not {kind!r}.")
-        config = _config_from_gpt2(theirs) if kind == "gpt2" else _config_from_llama(theirs)
-        source, weights = model.state_dict(), {}
-        for ours, parts in _weight_names(config).items():
-            # GPT-2 stores its linear maps transposed (Conv1D), Llama keeps q, k and v apart.
-            found = [source[name] for name in parts]
-            joined = torch.cat(found).float()
-            turned = kind == "gpt2" and joined.ndim == 2 and ours.startswith("blocks")
-            weights[ours] = joined.T if turned else joined
-        ours_model = cls(config)
-        ours_model.load_state_dict(weights)
-        return ours_model.eval()
-
-    def to_huggingface(self) -> PreTrainedModel:
-        """Build the transformers model with these weights: GPT-2, Llama or, with qk_norm, Qwen3.
-
-        Raises ValueError when no class of transformers computes what this configuration does.
-        """
-        import transformers
-
-        c = self.config
-        weights = self.state_dict()
-        target: dict[str, Tensor] = {}
-        for ours, parts in _weight_names(c).items():
-            weight = weights[ours].detach().clone()
-            if _family(c) == "gpt2" and weight.ndim == 2 and ours.startswith("blocks"):
-                weight = weight.T.contiguous()
-            sizes = _part_sizes(c, ours, weight.shape[0]) if len(parts) > 1 else [weight.shape[0]]
-            target.update(zip(parts, weight.split(sizes), strict=True))
-        if _family(c) == "gpt2":
-            model: PreTrainedModel = transformers.GPT2LMHeadModel(_gpt2_config(c))
-        elif c.qk_norm:
-            model = transformers.Qwen3ForCausalLM(_llama_config(c, transformers.Qwen3Config))
-        else:
-            model = transformers.LlamaForCausalLM(_llama_config(c, transformers.LlamaConfig))
-        missing, unexpected = model.load_state_dict(target, strict=False)
-        assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
-        model.tie_weights()
-        return model.eval()
-
-
-def _family(config: GPTConfig) -> str:
-    """Return the transformers class that computes exactly this configuration."""
-    c = config
-    if c.ngram_buckets:
-        raise ValueError("transformers has no class with a table of n-grams: ngram_buckets=0.")
-    if (c.norm, c.positions, c.bias, c.qk_norm) == ("layer", "learned", True, False):
-        if c.mlp in ("gelu_tanh", "gelu") and c.kv_heads == c.n_heads:
-            return "gpt2"
-    elif (c.norm, c.positions, c.mlp, c.bias) == ("rms", "rotary", "swiglu", False):
-        return "qwen3" if c.qk_norm else "llama"
-    raise ValueError(
-        "transformers has no class for this mixture: use the defaults (GPT-2) or **LLAMA, "
-        f"not norm={c.norm!r}, positions={c.positions!r}, mlp={c.mlp!r}, bias={c.bias}, "
-        f"qk_norm={c.qk_norm}, n_kv_heads={c.n_kv_heads}."
-    )
-
-
-def _weight_names(config: GPTConfig) -> dict[str, tuple[str, ...]]:
-    """Our parameter -> the transformers parameters whose rows, stacked, are its rows."""
-    family = _family(config)
-    gpt2 = family == "gpt2"
-    root = "transformer" if gpt2 else "model"
-    names: dict[str, tuple[str, ...]] = {
-        "embedding.weight": (f"{root}.{'wte' if gpt2 else 'embed_tokens'}.weight",),
-        "norm.weight": (f"{root}.{'ln_f' if gpt2 else 'norm'}.weight",),
-    }
-    if gpt2:
-        names["position.weight"] = (f"{root}.wpe.weight",)
-        names["norm.bias"] = (f"{root}.ln_f.bias",)
-    if not config.tied:
-        names["head.weight"] = ("lm_head.weight",)
-    if gpt2:
-        parts: dict[str, tuple[str, ...]] = {
-            "norm1": ("ln_1",),
-            "attention.qkv": ("attn.c_attn",),
-            "attention.out": ("attn.c_proj",),
-            "norm2": ("ln_2",),
-            "mlp.up": ("mlp.c_fc",),
-            "mlp.down": ("mlp.c_proj",),
-        }
-    else:
-        parts = {
-            "norm1": ("input_layernorm",),
-            "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            "attention.out": ("self_attn.o_proj",),
-            "norm2": ("post_attention_layernorm",),
-            "mlp.up": ("mlp.gate_proj", "mlp.up_proj"),
-            "mlp.down": ("mlp.down_proj",),
-        }
-        if config.qk_norm:
-            parts |= {
-                "attention.q_norm": ("self_attn.q_norm",),
-                "attention.k_norm": ("self_attn.k_norm",),
-            }
-    for i in range(config.n_layers):
-        theirs = f"{root}.{'h' if gpt2 else 'layers'}.{i}."
-        for ours, pieces in parts.items():
-            for end in ("weight", "bias") if config.bias else ("weight",):
-                names[f"blocks.{i}.{ours}.{end}"] = tuple(f"{theirs}{p}.{end}" for p in pieces)
-    return names
-
-
-def _part_sizes(config: GPTConfig, name: str, rows: int) -> list[int]:
-    """Rows of each part of a stacked matrix: q, k and v, or the MLP's gate and value."""
-    if "qkv" in name:
-        d = config.head_dim
-        return [config.n_heads * d, config.kv_heads * d, config.kv_heads * d]
-    return [rows // 2, rows // 2]
-
-
-def _refuse(options: dict[str, bool]) -> None:
-    for option, present in options.items():
-        if present:
-            raise ValueError(f"This model uses {option}, which this GPT leaves out.")
-
-
-def _config_from_gpt2(theirs: Any) -> GPTConfig:
-    activations = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
-    _refuse(
-        {
-            f"the activation {theirs.activation_function}": theirs.activation_function
-            not in activations,
-            "unscaled attention": not theirs.scale_attn_weights,
-            "attention scaled by layer": theirs.scale_attn_by_inverse_layer_idx,
-            "cross-attention": theirs.add_cross_attention,
-        }
-    )
-    return GPTConfig(
-        vocab_size=theirs.vocab_size,
-        context=theirs.n_positions,
-        n_layers=theirs.n_layer,
-        n_heads=theirs.n_head,
-        d_model=theirs.n_embd,
-        d_mlp=theirs.n_inner,
-        mlp=activations[theirs.activation_function],
-        tied=theirs.tie_word_embeddings,
-        norm_eps=theirs.layer_norm_epsilon,
-    )
-
-
-def _config_from_llama(theirs: Any) -> GPTConfig:
-    rope = theirs.rope_parameters
-    heads = theirs.num_attention_heads
-    _refuse(
-        {
-            f"the activation {theirs.hidden_act}": theirs.hidden_act not in ("silu", "swish"),
-            f"{rope.get('rope_type')} rotary positions": rope.get("rope_type") != "default",
-            "biases": theirs.attention_bias or getattr(theirs, "mlp_bias", False),
-            "heads wider than d_model / n_heads": theirs.head_dim * heads != theirs.hidden_size,
-            "a sliding window": bool(getattr(theirs, "sliding_window", None)),
-        }
-    )
-    return GPTConfig(
-        vocab_size=theirs.vocab_size,
-        context=theirs.max_position_embeddings,
-        n_layers=theirs.num_hidden_layers,
-        n_heads=heads,
-        d_model=theirs.hidden_size,
-        n_kv_heads=theirs.num_key_value_heads,
-        d_mlp=theirs.intermediate_size,
-        qk_norm=theirs.model_type == "qwen3",
-        tied=theirs.tie_word_embeddings,
-        norm_eps=theirs.rms_norm_eps,
-        rope_theta=rope["rope_theta"],
-        **LLAMA,
-    )
-
-
-def _gpt2_config(c: GPTConfig) -> Any:
-    from transformers import GPT2Config
-
-    return GPT2Config(
-        vocab_size=c.vocab_size,
-        n_positions=c.context,
-        n_embd=c.d_model,
-        n_layer=c.n_layers,
-        n_head=c.n_heads,
-        n_inner=c.d_mlp,
-        activation_function="gelu_new" if c.mlp == "gelu_tanh" else "gelu",
-        embd_pdrop=c.dropout,
-        resid_pdrop=c.dropout,
-        attn_pdrop=0.0,
-        layer_norm_epsilon=c.norm_eps,
-        tie_word_embeddings=c.tied,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-
-
-def _llama_config(c: GPTConfig, kind: Any) -> Any:
-    return kind(
-        vocab_size=c.vocab_size,
-        max_position_embeddings=c.context,
-        num_hidden_layers=c.n_layers,
-        num_attention_heads=c.n_heads,
-        num_key_value_heads=c.kv_heads,
-        head_dim=c.head_dim,
-        hidden_size=c.d_model,
-        intermediate_size=c.mlp_width,
-        rms_norm_eps=c.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
-        tie_word_embeddings=c.tied,
-        bos_token_id=None,
-        eos_token_id=None,
-    )

@@ -125,7 +125,7 @@ def _from_folder(folder: Path, name: str, dtype: str, why: str) -> ChatModel:
             return _from_folder(folder / "best", name, dtype, why)
         raise ModelError(
             f"The folder {name!r} holds no config.json: export your model into it with "
-            "`model.to_huggingface().save_pretrained(folder)`, as lesson 04 does."
+            "`to_huggingface(model).save_pretrained(folder)`, as lesson 04 does."
         )
     try:
         if (folder / "weights.safetensors").is_file():
@@ -147,12 +147,13 @@ def _from_run(folder: Path, name: str, dtype: str, why: str) -> ChatModel:
     from transformers import PreTrainedTokenizerFast
 
     from aigc_utils.gpt import GPT
+    from aigc_utils.huggingface import to_huggingface
 
     places = [place / "tokenizer.json" for place in (folder, folder.parent)]
     file = next((place for place in places if place.is_file()), None)
     if file is None:
         raise ModelError(_no_tokenizer(name))
-    model = GPT.load(folder).to_huggingface().to(getattr(torch, dtype))
+    model = to_huggingface(GPT.load(folder)).to(getattr(torch, dtype))
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file))
     return ChatModel(model, tokenizer, name, folder, why)
 

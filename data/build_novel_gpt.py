@@ -22,6 +22,7 @@ from safetensors.torch import save
 
 from aigc_utils import data, history, session, training
 from aigc_utils.gpt import GPT, GPTConfig
+from aigc_utils.huggingface import to_huggingface
 from aigc_utils.tokenizer import BPETokenizer
 
 VOCAB_SIZE = 512
@@ -55,7 +56,7 @@ def bits(model: GPT, ids: torch.Tensor, characters: int, overlap: int = 0) -> fl
 
 def model_files(model: GPT, tokenizer: BPETokenizer) -> dict[str, bytes]:
     """Return the files of the model as transformers reads them; the weights in half precision."""
-    exported = model.to_huggingface()
+    exported = to_huggingface(model)
     # Tied weights are one tensor and are stored once.
     weights = {
         name: value for name, value in exported.state_dict().items() if name != "lm_head.weight"

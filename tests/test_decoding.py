@@ -12,6 +12,7 @@ from transformers.generation import logits_process as theirs
 
 from aigc_utils import decoding
 from aigc_utils.gpt import GPT, LLAMA, GPTConfig, KVCache
+from aigc_utils.huggingface import to_huggingface
 
 CONTEXT, VOCAB = 24, 40
 FAMILIES = {
@@ -180,7 +181,7 @@ def test_greedy_is_the_uncached_loop_also_beyond_the_context(family):
 def test_greedy_and_beams_are_those_of_transformers(family):
     options = {**FAMILIES[family], "tied": True}
     model = random_model(2, **options)
-    hf = model.to_huggingface()
+    hf = to_huggingface(model)
     prompt = torch.tensor([PROMPT])
     call = {"attention_mask": torch.ones_like(prompt), "do_sample": False, "max_new_tokens": 12}
     right = hf.generate(prompt, **call, pad_token_id=0)[0, len(PROMPT) :].tolist()

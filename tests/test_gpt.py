@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aigc_utils.gpt import GPT, LLAMA, GPTConfig, KVCache
+from aigc_utils.huggingface import from_huggingface, to_huggingface
 
 CONTEXT = 33
 FAMILIES = {
@@ -84,8 +85,8 @@ def random_huggingface(seed: int, kind: str) -> transformers.PreTrainedModel:
 @torch.no_grad()
 def test_logits_equal_transformers_both_ways(kind, seed):
     theirs = random_huggingface(seed, kind)
-    ours = GPT.from_huggingface(theirs)
-    back = ours.to_huggingface()
+    ours = from_huggingface(theirs)
+    back = to_huggingface(ours)
     assert type(back) is type(theirs)
     for length in (1, 7, CONTEXT):
         ids = torch.randint(theirs.config.vocab_size, (2, length))
@@ -98,7 +99,7 @@ def test_logits_equal_transformers_both_ways(kind, seed):
 @torch.no_grad()
 def test_export_loads_as_a_folder(kind, tmp_path):
     ours = random_model(**FAMILIES[kind])
-    ours.to_huggingface().save_pretrained(tmp_path)
+    to_huggingface(ours).save_pretrained(tmp_path)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     ids = torch.randint(97, (2, 13))
     assert relative_error(theirs(ids).logits, ours(ids)) < 1e-5
@@ -247,15 +248,15 @@ def test_ngram_rows_follow_the_published_hash():
 
 def test_conversion_refuses_what_it_would_get_wrong():
     with pytest.raises(ValueError, match="no class for this mixture"):
-        random_model(positions="rotary").to_huggingface()
+        to_huggingface(random_model(positions="rotary"))
     with pytest.raises(ValueError, match="no class with a table of n-grams"):
-        random_model(**WITH_NGRAMS["n-grams"]).to_huggingface()
+        to_huggingface(random_model(**WITH_NGRAMS["n-grams"]))
     config = transformers.LlamaConfig(
         vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
         num_attention_heads=2, num_key_value_heads=2, attention_bias=True,
     )  # fmt: skip
     with pytest.raises(ValueError, match="biases"):
-        GPT.from_huggingface(transformers.LlamaForCausalLM(config))
+        from_huggingface(transformers.LlamaForCausalLM(config))
     bert = transformers.BertLMHeadModel(
         transformers.BertConfig(
             vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
@@ -263,4 +264,4 @@ def test_conversion_refuses_what_it_would_get_wrong():
         )
     )  # fmt: skip
     with pytest.raises(ValueError, match="not 'bert'"):
-        GPT.from_huggingface(bert)
+        from_huggingface(bert)

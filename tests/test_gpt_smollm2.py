@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from aigc_utils import data, decoding, models
-from aigc_utils.gpt import GPT, KVCache
+from aigc_utils.gpt import KVCache
+from aigc_utils.huggingface import from_huggingface
 
 pytestmark = [
     pytest.mark.slow,
@@ -23,7 +24,7 @@ def chat():
 
 @pytest.fixture(scope="module")
 def ours(chat):
-    return GPT.from_huggingface(chat.model)
+    return from_huggingface(chat.model)
 
 
 def prompt(chat) -> list[int]:

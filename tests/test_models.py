@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from aigc_utils import data, doctor, models
 from aigc_utils.gpt import GPT, LLAMA, GPTConfig
+from aigc_utils.huggingface import to_huggingface
 from aigc_utils.tokenizer import BPETokenizer
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -251,7 +252,7 @@ def test_own_folders_load(tmp_path: Path) -> None:
     tokenizer = BPETokenizer.train("the cat sat on the mat. " * 20, 266)
     gpt = GPT(GPTConfig(vocab_size=266, context=16, n_layers=1, d_model=32, **LLAMA)).eval()
     exported, run = tmp_path / "exported", tmp_path / "run"
-    gpt.to_huggingface().save_pretrained(exported)
+    to_huggingface(gpt).save_pretrained(exported)
     gpt.save(run / "best")
     ids = tokenizer.encode("the cat sat")
     for folder in (exported, run, run / "best"):

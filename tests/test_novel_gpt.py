@@ -13,6 +13,7 @@ import transformers
 
 from aigc_utils import data, history, training
 from aigc_utils.gpt import GPT, GPTConfig
+from aigc_utils.huggingface import from_huggingface
 from aigc_utils.ngram import KneserNey
 from aigc_utils.tokenizer import BPETokenizer
 
@@ -49,7 +50,7 @@ def test_the_parts_are_the_novel_in_order(parts):
 def test_transformers_loads_it_and_so_does_the_package(script, model, parts):
     assert type(model).__name__ == "Qwen3ForCausalLM"
     assert model.dtype == torch.float32
-    ours = GPT.from_huggingface(model)
+    ours = from_huggingface(model)
     assert asdict(ours.config) == asdict(
         GPTConfig(**{**asdict(script.MODEL), "n_kv_heads": ours.config.n_kv_heads})
     )
@@ -88,7 +89,7 @@ def test_the_record_is_of_the_recipe_and_of_three_seeds(script, record):
 
 @pytest.mark.slow
 def test_it_scores_what_the_record_says_and_beats_the_counting_models(model, parts, record):
-    ours = GPT.from_huggingface(model)
+    ours = from_huggingface(model)
     ids = torch.tensor(BPETokenizer.train(parts[0], 512).encode(parts[2]))
     loss = training.evaluate(ours, ids)
     bits = training.bits_per_character(loss, len(ids), len(parts[2]), 512)

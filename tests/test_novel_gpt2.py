@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from aigc_utils import data, training
-from aigc_utils.gpt import GPT
+from aigc_utils.huggingface import from_huggingface
 from aigc_utils.tokenizer import BPETokenizer
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -29,7 +29,7 @@ def model():
 
 def test_the_articles_classes_load_it_and_the_package_agrees(script, model):
     assert type(transformers.AutoModelForCausalLM.from_pretrained(FOLDER)) is type(model)
-    ours = GPT.from_huggingface(model)
+    ours = from_huggingface(model)
     assert ours.config.context == script.MODEL.context and ours.config.norm == "layer"
     ids = torch.randint(513, (2, 128), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_a_mark_stands_before_each_chapter(script):
 def test_it_scores_what_the_readme_says(script, model):
     parts = script.split(data.load_text("pride_and_prejudice"))
     ids = torch.tensor(BPETokenizer.train(parts[0], 512).encode(parts[2]))
-    loss = training.evaluate(GPT.from_huggingface(model), ids)
+    loss = training.evaluate(from_huggingface(model), ids)
     bits = training.bits_per_character(loss, len(ids), len(parts[2]), 513)
     assert bits == pytest.approx(1.69, abs=0.01)
 
