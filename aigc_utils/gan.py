@@ -16,14 +16,14 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from aigc_utils import features, history, scores, session
+from aigc_utils import history, session
 
 with session.quiet_stderr():
     import keras
@@ -64,7 +64,7 @@ def build_generator(
     A dense layer makes 7 × 7 positions of 2·``width`` channels; two transposed convolutions double
     the sides. Kernel 4 with stride 2 covers every pixel equally often: no checkerboard.
     """
-    _at_least_one(latent_dim=latent_dim, width=width)
+    at_least_one(latent_dim=latent_dim, width=width)
     return keras.Sequential(
         [
             keras.Input((latent_dim + n_classes,)),
@@ -94,7 +94,7 @@ def build_discriminator(
     No batch normalisation: it would let the samples of one batch tell on each other. No sigmoid:
     the losses take logits, which cannot overflow.
     """
-    _at_least_one(width=width)
+    at_least_one(width=width)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout} is the share of units dropped: it lies in [0, 1).")
     return keras.Sequential(
@@ -118,7 +118,7 @@ def build_discriminator(
 
 def draw_latents(n: int, latent_dim: int = LATENT_DIM, seed: int = 0) -> Latents:
     """Return noise for n pictures, float32 (n, latent_dim), standard normal, always the same."""
-    _at_least_one(n=n, latent_dim=latent_dim)
+    at_least_one(n=n, latent_dim=latent_dim)
     return np.random.default_rng(seed).standard_normal((n, latent_dim), dtype=np.float32)
 
 
@@ -147,7 +147,7 @@ class GAN(keras.Model):
 
     ``averaged`` is the moving average of the generator, which `generate` uses. ``record`` is the
     run so far, one row an epoch: epoch, d_loss, g_loss, d_real = D(x), d_fake = D(G(z)), and what
-    callbacks such as `Score` add.
+    callbacks such as `gan_callbacks.Score` add.
     """
 
     steps_per_execution: int
@@ -164,7 +164,7 @@ class GAN(keras.Model):
     ) -> None:
         super().__init__(name="gan")
         self.latent_dim: int = generator.input_shape[-1] - n_classes
-        _at_least_one(d_steps=d_steps, latent_dim=self.latent_dim)
+        at_least_one(d_steps=d_steps, latent_dim=self.latent_dim)
         if not 0 <= label_smoothing < 0.5:
             raise ValueError(
                 f"label_smoothing={label_smoothing} must lie in [0, 0.5): the target of real "
@@ -217,7 +217,7 @@ class GAN(keras.Model):
         β₁ is 0.5 and not 0.9: momentum of 0.9 remembers an opponent that has moved on since.
         ``steps_per_execution`` steps run in one call of the compiled graph.
         """
-        _at_least_one(steps_per_execution=steps_per_execution)
+        at_least_one(steps_per_execution=steps_per_execution)
         if min(d_lr, g_lr) <= 0 or not 0 <= beta_1 < 1:
             raise ValueError(
                 f"d_lr={d_lr} and g_lr={g_lr} must be above 0, and beta_1={beta_1} in [0, 1)."
@@ -272,7 +272,7 @@ class GAN(keras.Model):
             )
         if checkpoint is not None and self.epochs_done == 0 and Path(checkpoint).exists():
             self._restore(*_read(Path(checkpoint)))
-        # A decay of an earlier run must not go on by itself; `LinearDecay` sets them again.
+        # A decay of an earlier run must not go on by itself; its callback sets them again.
         self.d_optimizer.learning_rate = self.settings["d_lr"]
         self.g_optimizer.learning_rate = self.settings["g_lr"]
         per_call = min(int(self.settings["steps_per_execution"]), len(images) // batch)
@@ -571,13 +571,14 @@ def _cross_entropy(logits: tf.Tensor, target: float) -> tf.Tensor:
     return tf.reduce_mean(tf.math.softplus(logits) - target * logits)
 
 
-def _at_least_one(**values: int) -> None:
+def at_least_one(**values: int) -> None:
+    """Raise ValueError, by its name, for a number below 1."""
     for name, value in values.items():
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1.")
 
 
-# Callbacks ---------------------------------------------------------------------------------------
+# The callback that `fit` adds -------------------------------------------------------------------
 
 
 class _Keeper(keras.callbacks.Callback):
@@ -610,140 +611,3 @@ class _Keeper(keras.callbacks.Callback):
         for variable, value in zip(self.model._state(), self._state, strict=True):
             variable.assign(value)
         del self.model.record.rows[self._rows :]
-
-
-class LinearDecay(keras.callbacks.Callback):
-    """Lets both learning rates fall linearly to zero after the share ``start`` of all epochs."""
-
-    def __init__(self, start: float = 0.5) -> None:
-        super().__init__()
-        if not 0 <= start < 1:
-            raise ValueError(f"start={start} is a share of the training: it lies in [0, 1).")
-        self.start = start
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Note which epoch it is."""
-        self._epoch = epoch
-
-    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Set both rates for the next call of the compiled graph."""
-        factor = min(1.0, (1 - self.progress(batch)) / (1 - self.start))
-        self.model.d_optimizer.learning_rate = factor * self.model.settings["d_lr"]
-        self.model.g_optimizer.learning_rate = factor * self.model.settings["g_lr"]
-
-    def progress(self, batch: int) -> float:
-        """Return the share of the training that is done before this batch, 0 to 1."""
-        return (self._epoch + batch / self.params["steps"]) / self.params["epochs"]
-
-
-class Curves(keras.callbacks.Callback):
-    """Keeps losses and D's answers of each call of the compiled graph, not of whole epochs.
-
-    ``history`` has a row for each call: step, d_loss, g_loss, d_real and d_fake, as they were on
-    average in the steps of that call. A resumed run goes on counting. ``show(history)`` is called
-    after every epoch.
-    """
-
-    def __init__(self, *, show: Callable[[history.History], None] | None = None) -> None:
-        super().__init__()
-        self.history, self.show = history.History(), show
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Forget the sums of the epoch before, and what an interrupted run left of this one."""
-        self._sums: dict[str, float] = {}
-        self._calls = 0
-        self._before = epoch * self.params["steps"]
-        rows = self.history.rows
-        rows[:] = [row for row in rows if row["step"] <= self._before]
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Add a row: Keras hands over running means of the epoch, so take sums and subtract."""
-        self._calls += 1
-        sums = {name: float(mean) * self._calls for name, mean in (logs or {}).items()}
-        row = {name: value - self._sums.get(name, 0.0) for name, value in sums.items()}
-        self.history.rows.append({"step": self._before + batch + 1, **row})
-        self._sums = sums
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Show the curves so far."""
-        if self.show is not None:
-            self.show(self.history)
-
-
-class Frames(keras.callbacks.Callback):
-    """Makes the same pictures from one fixed z before the first and after every epoch.
-
-    Only a fixed z shows what training changes. ``frames`` holds uint8 arrays (n, height, width),
-    ``epochs`` the number of epochs behind each. ``show(pictures, epoch)`` is called with every one.
-    """
-
-    def __init__(
-        self,
-        n: int = 20,
-        seed: int = 0,
-        *,
-        averaged: bool = True,
-        show: Callable[[Images, int], None] | None = None,
-    ) -> None:
-        super().__init__()
-        self.n, self.seed, self.averaged, self.show = n, seed, averaged, show
-        self.frames: list[Images] = []
-        self.epochs: list[int] = []
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Take the frame before training; a resumed run has it already."""
-        if self.model.epochs_done not in self.epochs:
-            self._take(self.model.epochs_done)
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Take the frame after this epoch."""
-        self._take(epoch + 1)
-
-    def _take(self, epoch: int) -> None:
-        if epoch in self.epochs:  # the epoch was undone after its frame, and comes by again
-            del self.frames[-1], self.epochs[-1]
-        self.frames.append(self.model.generate(self.n, self.seed, averaged=self.averaged))
-        self.epochs.append(epoch)
-        if self.show is not None:
-            self.show(self.frames[-1], epoch)
-
-
-class Score(keras.callbacks.Callback):
-    """Scores n generated pictures against real ones after every ``every``-th epoch.
-
-    Adds ``frechet`` and ``coverage`` to the logs, so they reach `GAN.record`, Keras's history and
-    callbacks such as EarlyStopping that come later in the list. ``real`` are uint8 pictures that
-    the GAN does not train on; ``net`` is the feature net, by default the course's. Compare only
-    scores of the same net, the same real pictures and the same n.
-    """
-
-    def __init__(
-        self,
-        real: npt.ArrayLike,
-        *,
-        n: int = 2000,
-        seed: int = 0,
-        every: int = 1,
-        net: features.FeatureNet | None = None,
-    ) -> None:
-        super().__init__()
-        _at_least_one(every=every, n=n)
-        self.net = net or features.load_feature_net("course")
-        self.real = self.net(real)
-        self.n, self.seed, self.every = n, seed, every
-        few = min(n, len(self.real))
-        if few <= self.real.shape[1]:
-            raise ValueError(
-                f"{few} pictures are too few for a score with {self.real.shape[1]} features: give "
-                "at least ten times as many."
-            )
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Make pictures, always from the same z, and add their scores to the logs."""
-        if logs is None or (epoch + 1) % self.every:
-            return
-        made = self.net(self.model.generate(self.n, self.seed))
-        logs["frechet"] = scores.frechet_distance(self.real, made)
-        same = min(self.n, len(self.real))
-        shares = scores.precision_recall_coverage(self.real[:same], made[:same])
-        logs["coverage"] = shares.coverage

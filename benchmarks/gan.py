@@ -44,7 +44,7 @@ from typing import Any
 
 import numpy as np
 
-from aigc_utils import data, features, gan, history, scores, session
+from aigc_utils import data, features, gan, gan_callbacks, history, scores, session
 
 with session.quiet_stderr():
     import keras
@@ -92,7 +92,7 @@ class Stopwatch(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-class ClockDecay(gan.LinearDecay):
+class ClockDecay(gan_callbacks.LinearDecay):
     """Lets the learning rates follow a stopwatch, where nobody knows the number of epochs."""
 
     def __init__(self, stopwatch: Stopwatch, start: float = 0.5) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from build import HERE, pack_arrays, write
 
-from aigc_utils import colour, data, features, gan, history, scores, session
+from aigc_utils import colour, data, features, gan, gan_callbacks, history, scores, session
 
 with session.quiet_stderr():
     import keras
@@ -88,14 +88,14 @@ def main() -> None:
     model = gan.GAN(colour.build_generator(), colour.build_discriminator(), seed=SEED)
     model.compile(d_lr=D_RATE, g_lr=G_RATE)
     settings = dict(seed=SEED, batch=BATCH, epochs=EPOCHS, d_rate=D_RATE, g_rate=G_RATE)
-    judge, curves = Judge(), gan.Curves()
+    judge, curves = Judge(), gan_callbacks.Curves()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "run.jsonl"
         with history.Run(log, **settings) as run:
             real = judge(colour.dye(images[:N_SCORED], labels[:N_SCORED]))
             run.log(**{f"real_{name}": value for name, value in real.items()})
             looks = Looks(judge, run)
-            callbacks = [curves, looks, gan.LinearDecay()]
+            callbacks = [curves, looks, gan_callbacks.LinearDecay()]
             pictures = colour.dye(images, labels)
             model.fit(pictures, epochs=EPOCHS, batch_size=BATCH, callbacks=callbacks)
             rows = curves.history.rows

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from build import HERE, write
 
-from aigc_utils import data, gan, history, session
+from aigc_utils import data, gan, gan_callbacks, history, session
 
 with session.quiet_stderr():
     import keras
@@ -57,7 +57,7 @@ def train(knobs: dict[str, float]) -> list[dict[str, float]]:
         seed=k["seed"],
     )
     model.compile(d_lr=k["d_lr"], g_lr=k["g_lr"], beta_1=k["beta_1"])
-    score = gan.Score(test_images, n=N_SCORED, every=4)
+    score = gan_callbacks.Score(test_images, n=N_SCORED, every=4)
     model.fit(images[:PICTURES], epochs=EPOCHS, batch_size=BATCH, callbacks=[score])
     return [{name: round(value, 4) for name, value in row.items()} for row in model.record.rows]
 

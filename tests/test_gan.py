@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from aigc_utils import gan, session
+from aigc_utils import gan, gan_callbacks, session
 
 with session.quiet_stderr():
     import keras
@@ -59,10 +59,10 @@ def trained() -> gan.GAN:
 
 
 def test_fit_gives_keras_history_record_frames_and_scores():
-    model, frames = tiny(eager=False), gan.Frames(n=3)
+    model, frames = tiny(eager=False), gan_callbacks.Frames(n=3)
     shown = []
     frames.show = lambda pictures, epoch: shown.append(epoch)
-    score = gan.Score(PICTURES, n=70)
+    score = gan_callbacks.Score(PICTURES, n=70)
     result = model.fit(PICTURES, epochs=2, batch_size=48, callbacks=[frames, score])
     names = {"d_loss", "g_loss", "d_real", "d_fake", "frechet", "coverage"}
     assert set(result.history) == names
@@ -119,7 +119,7 @@ def test_the_average_is_the_average_of_the_formula():
 
 
 def test_curves_are_finer_than_an_epoch_and_agree_with_it():
-    model, curves = tiny(), gan.Curves()
+    model, curves = tiny(), gan_callbacks.Curves()
     model.fit(PICTURES, epochs=2, batch_size=16, callbacks=[curves])
     rows, epochs = curves.history.rows, model.record.rows
     assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
@@ -131,8 +131,8 @@ def test_curves_are_finer_than_an_epoch_and_agree_with_it():
 
 def test_an_interrupted_epoch_leaves_nothing_twice_and_curves_are_shown():
     seen = []
-    model, frames = tiny(), gan.Frames(n=2)
-    curves = gan.Curves(show=lambda rows: seen.append(len(rows.rows)))
+    model, frames = tiny(), gan_callbacks.Frames(n=2)
+    curves = gan_callbacks.Curves(show=lambda rows: seen.append(len(rows.rows)))
 
     class StopsAfterTheFrame(InterruptAt):
         on_train_batch_end = keras.callbacks.Callback.on_train_batch_end
@@ -150,7 +150,7 @@ def test_an_interrupted_epoch_leaves_nothing_twice_and_curves_are_shown():
 
 def test_a_decay_does_not_go_on_without_its_callback(tmp_path):
     model = tiny()
-    model.fit(PICTURES, epochs=2, batch_size=16, callbacks=[gan.LinearDecay()])
+    model.fit(PICTURES, epochs=2, batch_size=16, callbacks=[gan_callbacks.LinearDecay()])
     assert float(model.g_optimizer.learning_rate) < gan.LEARNING_RATE / 2
     model.save(tmp_path / "gan.npz")
     for again in (model, gan.load(tmp_path / "gan.npz")):
@@ -176,7 +176,9 @@ def test_the_learning_rates_fall_over_the_second_half():
         def on_train_batch_end(self, batch, logs=None):
             rates.append(float(model.g_optimizer.learning_rate))
 
-    model.fit(PICTURES, epochs=4, batch_size=24, callbacks=[gan.LinearDecay(0.5), Watch()])
+    model.fit(
+        PICTURES, epochs=4, batch_size=24, callbacks=[gan_callbacks.LinearDecay(0.5), Watch()]
+    )
     assert rates[:4] == pytest.approx([2e-3] * 4)
     assert np.all(np.diff(rates[4:]) < 0) and rates[-1] == pytest.approx(5e-4)
 
@@ -207,7 +209,7 @@ def test_uint8_survives_the_way_into_the_networks_and_back():
 def test_a_saved_model_goes_on_as_if_it_had_never_stopped(n_classes, tmp_path):
     labels = LABELS if n_classes else None
     whole, first = tiny(n_classes, eager=False), tiny(n_classes, eager=False)
-    decay = gan.LinearDecay()
+    decay = gan_callbacks.LinearDecay()
     whole.fit(PICTURES, labels, epochs=4, batch_size=8, callbacks=[decay])
     first.fit(PICTURES, labels, epochs=4, batch_size=8, callbacks=[decay, InterruptAt(2)])
     first.save(tmp_path / "gan.npz")
@@ -309,7 +311,7 @@ def test_other_unfit_values_are_refused(trained):
     with pytest.raises(ValueError, match="dropout=1"):
         gan.build_discriminator(4, 1)
     with pytest.raises(ValueError, match="64 pictures are too few for a score with 64 features"):
-        gan.Score(PICTURES, n=64)
+        gan_callbacks.Score(PICTURES, n=64)
     with pytest.raises(ValueError, match="one logit a picture, and one more for each class"):
         gan.GAN(gan.build_generator(8, 4), gan.build_discriminator(4), n_classes=3)
     fresh = gan.GAN(gan.build_generator(8, 4), gan.build_discriminator(4))
@@ -323,7 +325,7 @@ def test_other_unfit_values_are_refused(trained):
     with pytest.raises(ValueError, match="steps_per_execution=0"):
         fresh.compile(steps_per_execution=0)
     with pytest.raises(ValueError, match="every=0"):
-        gan.Score(PICTURES, every=0)
+        gan_callbacks.Score(PICTURES, every=0)
 
 
 def test_a_damaged_file_is_refused_and_changes_nothing(trained, tmp_path):
