@@ -1,25 +1,42 @@
 """Instant answers for the exercises: a checker praises in one line or fails in one sentence.
 
-One module a lesson holds its checkers and hints. A checker *raises* when something is wrong,
-because nbgrader gives full marks to a test cell that ends without an error.
+One module a lesson holds its checkers and hints; ``core`` calls the learner's function for all of
+them, ``reading`` reads and compares what comes back, ``hints`` shows the hints.
 """
 
-from collections.abc import Mapping
+from aigc_utils.checks.core import Answer, Slips, exercise
+from aigc_utils.checks.hints import HintTable, show_hint, show_hints
+from aigc_utils.checks.reading import (
+    CheckFailed,
+    alike,
+    demand,
+    difference,
+    read_array,
+    read_number,
+    read_several,
+    read_whole,
+    show_pair,
+)
 
-HintTable = Mapping[str, tuple[str, str, str]]
-
-
-class CheckFailed(AssertionError):
-    """A property that the learner's answer does not have yet; Jupyter shows just its sentence."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"Not yet: {self}"]
-
-
-def demand(condition: object, sentence: str) -> None:
-    """Raise CheckFailed with ``sentence`` unless ``condition`` holds."""
-    if not condition:
-        raise CheckFailed(sentence)
+__all__ = [
+    "Answer",
+    "CheckFailed",
+    "HintTable",
+    "Slips",
+    "alike",
+    "answered",
+    "demand",
+    "difference",
+    "exercise",
+    "praise",
+    "read_array",
+    "read_number",
+    "read_several",
+    "read_whole",
+    "show_hint",
+    "show_hints",
+    "show_pair",
+]
 
 
 def answered(value: object, name: str) -> None:
@@ -33,12 +50,3 @@ def answered(value: object, name: str) -> None:
 def praise(sentence: str) -> None:
     """Print the one line that a right answer earns."""
     print(f"Right: {sentence}")
-
-
-def show_hint(hints: HintTable, name: str, level: int) -> None:
-    """Print hint ``level`` (1 nudges, 2 points, 3 nearly says it) of exercise ``name``."""
-    if name not in hints:
-        raise ValueError(f"there is no exercise {name!r} here; choose from {sorted(hints)}")
-    if level not in (1, 2, 3):
-        raise ValueError(f"hints have levels 1, 2 and 3, not {level!r}")
-    print(f"Hint {level} of 3: {hints[name][level - 1]}")

@@ -1,13 +1,22 @@
 """Checkers and hints of lesson 01's exercises (softmax, masks, the backward pass, shared keys)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aigc_utils import attention
-from aigc_utils.checks import CheckFailed, HintTable, answered, demand, praise, show_hint
+from aigc_utils.checks import (
+    CheckFailed,
+    HintTable,
+    answered,
+    demand,
+    praise,
+    show_hint,
+    show_hints,
+)
 
 Array = NDArray[np.floating]
 
@@ -41,9 +50,8 @@ HINTS: HintTable = {
 }
 
 
-def hint(name: str, level: int = 1) -> None:
-    """Print hint ``level`` (1 to 3) of the exercise called ``name``."""
-    show_hint(HINTS, name, level)
+hint = partial(show_hint, HINTS)
+hints = partial(show_hints, HINTS)
 
 
 def softmax(function: Callable[..., Any]) -> None:

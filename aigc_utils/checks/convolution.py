@@ -6,6 +6,7 @@ check.hint("receptive_field", 1)
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +51,8 @@ HINTS = {
 }
 
 
-def hint(name: str, level: int = 1) -> None:
-    """Print hint ``level`` (1 to 3) of the exercise ``name``."""
-    checks.show_hint(HINTS, name, level)
+hint = partial(checks.show_hint, HINTS)
+hints = partial(checks.show_hints, HINTS)
 
 
 def receptive_field(function: Callable[[Sequence[Layer]], tuple[int, int]]) -> None:

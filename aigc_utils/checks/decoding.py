@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from aigc_utils.checks import HintTable, answered, demand, praise, show_hint
+from aigc_utils.checks import HintTable, answered, demand, praise, show_hint, show_hints
 
 HINTS: HintTable = {
     "nucleus": (
@@ -41,9 +42,8 @@ HINTS: HintTable = {
 }
 
 
-def hint(name: str, level: int = 1) -> None:
-    """Print hint ``level`` (1 to 3) of the exercise called ``name``."""
-    show_hint(HINTS, name, level)
+hint = partial(show_hint, HINTS)
+hints = partial(show_hints, HINTS)
 
 
 def nucleus(function: Callable[..., Any]) -> None:

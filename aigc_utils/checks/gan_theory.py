@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from aigc_utils.checks import answered, demand, praise, show_hint
+from aigc_utils.checks import answered, demand, praise, show_hint, show_hints
 
 HINTS: dict[str, tuple[str, str, str]] = {
     "js_divergence": (
@@ -39,9 +40,8 @@ HINTS: dict[str, tuple[str, str, str]] = {
 }
 
 
-def hint(name: str, level: int = 1) -> None:
-    """Print hint ``level`` (1 to 3) of the exercise ``name``."""
-    show_hint(HINTS, name, level)
+hint = partial(show_hint, HINTS)
+hints = partial(show_hints, HINTS)
 
 
 def js_divergence(answer: Callable[..., Any]) -> None:

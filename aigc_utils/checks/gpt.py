@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aigc_utils import gpt
-from aigc_utils.checks import HintTable, answered, demand, praise, show_hint
+from aigc_utils.checks import HintTable, answered, demand, praise, show_hint, show_hints
 
 HINTS: HintTable = {
     "count_parameters": (
@@ -49,9 +50,8 @@ HINTS: HintTable = {
 }
 
 
-def hint(name: str, level: int = 1) -> None:
-    """Print hint ``level`` (1 to 3) of the exercise called ``name``."""
-    show_hint(HINTS, name, level)
+hint = partial(show_hint, HINTS)
+hints = partial(show_hints, HINTS)
 
 
 # --- 1 · count ------------------------------------------------------------------------------------

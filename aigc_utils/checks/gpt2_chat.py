@@ -4,11 +4,12 @@ import copy
 import itertools
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from aigc_utils.checks import HintTable, answered, demand, praise, show_hint
+from aigc_utils.checks import HintTable, answered, demand, praise, show_hint, show_hints
 
 HINTS: HintTable = {
     "chat_prompt": (
@@ -48,9 +49,8 @@ SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 Message = dict[str, str]
 
 
-def hint(name: str, level: int = 1) -> None:
-    """Print hint ``level`` (1 to 3) of the exercise called ``name``."""
-    show_hint(HINTS, name, level)
+hint = partial(show_hint, HINTS)
+hints = partial(show_hints, HINTS)
 
 
 # Exercise 1 --------------------------------------------------------------------------------------

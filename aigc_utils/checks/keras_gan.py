@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from aigc_utils.checks import answered, demand, praise, show_hint
+from aigc_utils.checks import answered, demand, praise, show_hint, show_hints
 
 HINTS: dict[str, tuple[str, str, str]] = {
     "overlap": (
@@ -43,9 +44,8 @@ HINTS: dict[str, tuple[str, str, str]] = {
 }
 
 
-def hint(name: str, level: int = 1) -> None:
-    """Print a hint for one exercise; level 1 nudges, level 3 nearly says it."""
-    show_hint(HINTS, name, level)
+hint = partial(show_hint, HINTS)
+hints = partial(show_hints, HINTS)
 
 
 def overlap(answer: Callable[[int, int, int], Any]) -> None:

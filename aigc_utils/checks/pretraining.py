@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_utils.checks import HintTable, answered, demand, praise, show_hint
+from aigc_utils.checks import HintTable, answered, demand, praise, show_hint, show_hints
 
 HINTS: HintTable = {
     "bits_per_character": (
@@ -44,9 +45,8 @@ HINTS: HintTable = {
 Losses = NDArray[np.float64]
 
 
-def hint(name: str, level: int = 1) -> None:
-    """Print hint ``level`` (1 to 3) of the exercise called ``name``."""
-    show_hint(HINTS, name, level)
+hint = partial(show_hint, HINTS)
+hints = partial(show_hints, HINTS)
 
 
 def bits_per_character(function: Callable[..., Any]) -> None:

@@ -4,10 +4,11 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from aigc_utils.checks import HintTable, answered, demand, praise, show_hint
+from aigc_utils.checks import HintTable, answered, demand, praise, show_hint, show_hints
 from aigc_utils.tokenizer import BPETokenizer
 
 Word = tuple[str, ...]
@@ -47,9 +48,8 @@ HINTS: HintTable = {
 }
 
 
-def hint(name: str, level: int = 1) -> None:
-    """Print hint ``level`` (1 to 3) of the exercise called ``name``."""
-    show_hint(HINTS, name, level)
+hint = partial(show_hint, HINTS)
+hints = partial(show_hints, HINTS)
 
 
 def merge_step(function: Callable[..., Any]) -> None:

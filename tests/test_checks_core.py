@@ -1,0 +1,404 @@
+"""The core of all checkers: calls are guarded, answers read alike, refusals name what was seen."""
+
+import functools
+import math
+import random
+import subprocess
+import sys
+import textwrap
+import threading
+from decimal import Decimal
+from fractions import Fraction
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from nbclient import NotebookClient
+
+from aigc_utils.checks import (
+    Answer,
+    CheckFailed,
+    alike,
+    core,
+    demand,
+    difference,
+    exercise,
+    read_array,
+    read_number,
+    read_several,
+    read_whole,
+    reading,
+    show_hint,
+    show_hints,
+    show_pair,
+)
+
+
+@exercise("00")
+def double(answer: Answer) -> str:
+    """Check ``double(x)``, twice the array."""
+    answer.compare(
+        [(np.array([1.0, 2.0, 5.0]),), (np.arange(12.0).reshape(3, 4),)],
+        right=lambda x: 2 * x,
+        slips=[(lambda x: x**2, "You square."), (lambda x: x, "You give back what came.")],
+    )
+    return "twice as much."
+
+
+def refusal(check, wrong) -> str:
+    with pytest.raises(CheckFailed) as failed:
+        check(wrong)
+    message = str(failed.value)
+    assert "\n" not in message
+    assert message.endswith((".", "?"))
+    assert failed.value.__suppress_context__
+    return message
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        lambda x: x + x,
+        lambda x: (2 * x).tolist(),
+        lambda x: tuple((2 * x).tolist()),
+        lambda x: (2 * x).astype(np.float32),
+        lambda x: torch.tensor(2 * x, requires_grad=True),
+        lambda x: torch.tensor(2 * x, dtype=torch.bfloat16),
+        lambda x: (2 * x).astype(int),
+        lambda x, y=3: 2 * x,
+        functools.partial(np.multiply, 2),
+        lambda *inputs: 2 * inputs[0],
+    ],
+)
+def test_right_answers_in_all_forms_pass_with_one_line(right, capsys):
+    double(right)
+    assert capsys.readouterr().out == "Right: twice as much.\n"
+
+
+def test_a_slip_is_named_only_when_it_is_recognised():
+    assert refusal(double, lambda x: x**2) == "You square."
+    assert refusal(double, lambda x: x) == "You give back what came."
+    message = refusal(double, lambda x: 2 * x + (x == 5))
+    assert message == "`double([1.0, 2.0, 5.0])` must have 10 at [2], and has 11."
+    message = refusal(double, lambda x: 2 * x + 1)
+    assert message.endswith("must have 2 at [0], and has 3 (3 of 3 numbers differ).")
+
+
+def raises(x):
+    y = 2 * x
+    return y * zwei  # noqa: F821
+
+
+def helper(x):
+    return x / {}["factor"]
+
+
+def recurses(x):
+    return recurses(x)
+
+
+def loops(x):
+    while True:
+        x = x + 1
+
+
+def swallows(x):
+    for _ in range(40):
+        try:
+            while True:
+                x = x + 1
+        except:  # noqa: E722
+            return x
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (
+            raises,
+            "`double([1.0, 2.0, 5.0])` stops in line 3 of your function `raises` "
+            "(`return y * zwei # noqa: F821`): NameError: name 'zwei' is not defined.",
+        ),
+        (lambda x: helper(x), "in line 2 of your function `helper` (`return x / {}"),
+        (lambda x: [helper(y) for y in x], "in line 2 of your function `helper`"),
+        (lambda x: x.reshape(7), "ValueError: cannot reshape array of size 3 into shape (7,)."),
+        (lambda x: sys.exit("done"), "SystemExit: done."),
+        (recurses, "calls itself again and again in line 2 of your function `recurses`"),
+        (lambda: 1, "The check calls `double([1.0, 2.0, 5.0])`, and your `double()` does not"),
+        (lambda x, y: x, "missing a required argument: 'y'."),
+        (lambda x: None, "`double` gives nothing back yet"),
+        (lambda x: ..., "`double` gives nothing back yet"),
+        (lambda x: print(2 * x), "`double` prints something and gives nothing back: use `return`."),
+        (lambda x: 2 * x if x.ndim == 1 else None, "gives nothing back, although other inputs do."),
+        (lambda x: "2", "must be an array of numbers, and yours is '2', of type str."),
+        (lambda x: {"x": x}, "must be an array of numbers, and yours is"),
+        (lambda x: [[1.0], [2.0, 3.0]], "must be an array of numbers, and yours is [[1.0], ["),
+        (lambda x: (y for y in 2 * x), "must be an array of numbers, and yours is of type gen"),
+        (lambda x: 2j * x, "must be an array of numbers, and yours is"),
+        (lambda x: 2 * x[:, None], "must have shape (3,), and yours has shape (3, 1)."),
+        (lambda x: 2 * x[0], "must be an array of numbers, and yours is 2.0, of type float64."),
+        (lambda x: 2 * x * math.nan, "must have 2 at [0], and has nan (3 of 3"),
+        (lambda x: 2 * x * (1 + 1e-4), "must have 2 at [0], and has 2.0002"),
+        (2.0, "Hand the function itself to the check, `double` without brackets; what came is 2.0"),
+        (None, "what came is None, of type NoneType."),
+    ],
+)
+def test_odd_answers_get_one_true_sentence(wrong, sentence):
+    assert sentence in refusal(double, wrong)
+
+
+def test_inputs_must_come_back_as_they_were():
+    def in_place(scores):
+        scores *= 2
+        return scores
+
+    assert refusal(double, in_place) == (
+        "`double` changes its input `scores`: work on a copy, or build a new one."
+    )
+    kept = [
+        [1, "a", None, math.nan, (1.0, {2})],
+        {"a": np.array([1.0, math.nan]), "b": [torch.tensor([1.0], requires_grad=True)]},
+        np.array(["a", "b"]),
+    ]
+    for value in kept:
+        assert reading.same(reading.copied(value), value)
+    assert not reading.same([1], [1.0])
+    assert not reading.same({"a": 1, "b": 2}, {"b": 2, "a": 1})
+    assert not reading.same(np.float32([1]), np.float64([1]))
+    assert not reading.same({1}, {2})
+    copy = reading.copied(kept[1])
+    copy["b"][0].data += 1
+    assert not reading.same(copy, kept[1])
+    generator = np.random.default_rng(0)
+    assert reading.copied(generator) is generator
+
+
+@pytest.mark.parametrize("alarm", [True, False], ids=["alarm", "watcher"])
+@pytest.mark.parametrize("wrong", [loops, swallows], ids=["loops", "swallows"])
+def test_an_endless_loop_ends_in_a_sentence(wrong, alarm, monkeypatch):
+    monkeypatch.setattr(core, "SECONDS", 0.2)
+    if not alarm:
+        monkeypatch.delattr(core.signal, "setitimer")
+    message = refusal(double, wrong)
+    if wrong is loops:
+        assert "was still running after 0.2 seconds in line" in message
+        assert "of your function `loops`" in message
+    assert threading.active_count() == 1 or not alarm
+    double(lambda x: x + x)  # nothing rings afterwards
+
+
+def test_the_watcher_works_beside_the_main_thread(monkeypatch):
+    monkeypatch.setattr(core, "SECONDS", 0.2)
+    messages = []
+    thread = threading.Thread(target=lambda: messages.append(refusal(double, loops)))
+    thread.start()
+    thread.join(20)
+    assert "still running" in messages[0]
+
+
+def test_stop_stays_stop():
+    def stopped(x):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        double(stopped)
+    assert caught.value._render_traceback_() == ["The check was interrupted."]
+
+
+def test_global_generators_are_left_as_they_were():
+    def state():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+
+    def gambler(x):
+        random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
+        return 2 * x
+
+    before = state()
+    double(gambler)
+    refusal(double, lambda x: gambler(x) + 1)
+    assert state() == before
+
+
+def test_printing_is_shown_only_when_the_check_fails(capsys):
+    def talks(x, factor=2):
+        print("shape", x.shape)
+        return factor * x
+
+    double(talks)
+    assert capsys.readouterr().out == "Right: twice as much.\n"
+    refusal(double, lambda x: talks(x, 3))
+    assert capsys.readouterr().out == "shape (3,)\n"
+
+
+def test_an_answer_that_breaks_the_checker_is_still_one_sentence():
+    @exercise("00")
+    def first_letter(answer):
+        """Check something that indexes without looking."""
+        return answer("word")[0]
+
+    message = refusal(first_letter, lambda word: 5)
+    assert message.startswith("This check cannot make sense of what `first_letter` returns (TypeEr")
+
+
+def test_a_callback_speaks_for_itself_and_exceptions_can_be_asked_for():
+    @exercise("00")
+    def refuse(answer):
+        """Check ``refuse(call)``, which must raise ValueError."""
+        _, error = answer.outcome(lambda n: demand(n, "The callback says no."))
+        demand(isinstance(error, ValueError), f"Raise ValueError, not {type(error).__name__}.")
+        return "refused."
+
+    def raising(error):
+        def refuse(call):
+            raise error
+
+        return refuse
+
+    assert refusal(refuse, lambda call: call(0)) == "The callback says no."
+    assert refusal(refuse, lambda call: 1) == "Raise ValueError, not NoneType."
+    assert refusal(refuse, raising(KeyError())) == "Raise ValueError, not KeyError."
+    refuse(raising(ValueError()))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(3, 3.0, np.float32(3), np.int64(3), np.array(3.0), np.array([3]), [3.0], Fraction(3)),
+        *(Decimal(3), torch.tensor(3), torch.tensor([3.0], requires_grad=True)),
+    ],
+)
+def test_numbers_are_read_alike(value):
+    assert read_number(value, "f") == 3.0
+    assert read_whole(value, "f") == 3
+
+
+@pytest.mark.parametrize("value", ["3", True, [1, 2], {}, None, 3j, np.bool_(True), [], object()])
+def test_what_is_no_number_is_refused_with_what_was_seen(value):
+    with pytest.raises(CheckFailed, match=r"^`f` must be one number, and yours is .+\.$"):
+        read_number(value, "f")
+
+
+def test_whole_numbers_and_several_things():
+    assert read_whole(10**30, "f") == 10**30
+    for value in (2.5, math.nan, math.inf):
+        with pytest.raises(CheckFailed, match="must be a whole number, and yours is"):
+            read_whole(value, "f")
+    for value in ((1, 2), [1, 2], np.array([1, 2]), torch.tensor([1, 2])):
+        assert [int(part) for part in read_several(value, "f", ("a", "b"))] == [1, 2]
+    for value in (1, (1, 2, 3), "ab", {1, 2}, {"a": 1, "b": 2}):
+        with pytest.raises(CheckFailed, match=r"`f` must return 2 things \(a, b\), and yours ret"):
+            read_several(value, "f", ("a", "b"))
+    assert read_array([[1, 2], [3, 4]], "f", (2, 2)).sum() == 10
+    assert read_array([torch.tensor([1.0]), torch.tensor([2.0])], "f").shape == (2, 1)
+
+
+def test_two_numbers_in_a_sentence_never_look_equal():
+    assert show_pair(0.002, 0.00201) == ("0.002", "0.00201")
+    assert show_pair(0.002, 0.0020000001) == ("0.002", "0.0020000001")
+    assert (
+        show_pair(1 / 3, np.nextafter(1 / 3, 1))[0] != show_pair(1 / 3, np.nextafter(1 / 3, 1))[1]
+    )
+    assert show_pair(124_439_808, 124_439_809.0) == ("124439808", "1.24e+08")
+    assert show_pair("3", 3) == ("'3'", "3")
+    want, have = show_pair([1] * 50, [1] * 51)
+    assert want != have
+
+
+def test_alike_and_difference():
+    assert alike([1.0, [2.0]], (1.0, (2.0,)))
+    assert alike({"a": 1}, {"a": 1.0})
+    assert alike(["ab", "c"], ("ab", "c"))
+    assert not alike("1", 1)
+    assert not alike(1, "1")
+    assert not alike([1, 2], [1, 2, 3])
+    assert alike(np.float16(0.3333), 1 / 3)
+    assert not alike(0.3333, 1 / 3)
+    assert alike([math.inf, math.nan], np.array([math.inf, math.nan]))
+    assert not alike([math.inf], [-math.inf])
+    assert difference(list("abcd"), list("abxd")) == "must have 'x' at place 2, and has 'c'"
+    assert difference(["a"], ["a", "b"]) == "must be ['a', 'b'], and is ['a']"
+    assert difference({1}, {2}) == "must be {2}, and is {1}"
+
+
+HINTS = {"double": ("Think of `x`.", "Add.", "x + x, nearly.")}
+
+
+def test_hints_answer_in_sentences_whatever_is_asked(capsys):
+    asked = [("double", 3), ("double", 0), ("double", "x"), ("dubble", 1), ("double", None)]
+    for name, level in asked:
+        show_hint(HINTS, name, level)
+    show_hints(HINTS, "double")  # nothing on paper
+    show_hints(HINTS, "dubble")
+    assert capsys.readouterr().out.splitlines() == [
+        "Hint 3 of 3: x + x, nearly.",
+        "Hints have levels 1, 2 and 3, not 0.",
+        "Hints have levels 1, 2 and 3, not 'x'.",
+        "There is no exercise 'dubble' here; choose from double.",
+        "Hints have levels 1, 2 and 3, not None.",
+        "There is no exercise 'dubble' here; choose from double.",
+    ]
+
+
+@pytest.mark.slow
+def test_in_a_kernel_only_the_sentence_is_shown(tmp_path):
+    """Whatever the traceback mode, Jupyter shows none of the checker's own code."""
+    answers = {
+        "return x / zwei": "line 2 of your function `double` (`return x / zwei`): NameError: name",
+        "return [zwei for _ in x]": "line 2 of your function `double` (`return [zwei for _ in x]`)",
+        "return x": "Not yet: `double([1.0, 2.0])` must have 2 at [0], and has 1",
+        "return double(x)": "calls itself again and again in line 2",
+        "raise KeyboardInterrupt": "The check was interrupted.",
+    }
+    checker = '''
+        import numpy as np
+        from aigc_utils.checks import exercise
+
+        @exercise("00")
+        def double(answer):
+            """Check ``double(x)``."""
+            answer.compare([(np.array([1.0, 2.0]),)], right=lambda x: 2 * x)
+            return "twice as much."
+    '''
+    (tmp_path / "checker.py").write_text(textwrap.dedent(checker))
+    cells = [f"%xmode Verbose\nimport sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport checker"]
+    for body in answers:
+        cells += [f"def double(x):\n    {body}", "checker.double(double)"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, allow_errors=True, timeout=120).execute()
+    for cell, sentence in zip(notebook.cells[2::2], answers.values(), strict=True):
+        (output,) = cell.outputs
+        assert output.output_type == "error"
+        assert len(output.traceback) == 1
+        assert sentence in output.traceback[0]
+        assert "checker" not in output.traceback[0]
+
+
+@pytest.mark.slow
+def test_buttons_reveal_one_hint_after_the_other():
+    code = textwrap.dedent("""
+        import os, sys
+        os.environ.pop("AIGC_STATIC", None)
+        import ipykernel, ipywidgets
+        from IPython.display import display
+        import IPython.display
+        shown = []
+        IPython.display.display = shown.append
+        from aigc_utils.checks import show_hints
+        show_hints({"f": ("use `a<b`", "two", "three")}, "f")
+        texts, button = shown[0].children
+        seen = [button.description]
+        for _ in range(3):
+            button.click()
+            seen.append((len(texts.children), button.description, button.disabled))
+        print(seen, texts.children[0].value)
+        os.environ["NBGRADER_EXECUTION"] = "autograde"
+        show_hints({"f": ("one", "two", "three")}, "f")
+        print(len(shown))
+    """)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "['Hint 1 of 3', (1, 'Hint 2 of 3', False), (2, 'Hint 3 of 3', False), "
+        "(3, 'Hint 3 of 3', True)] <b>Hint 1 of 3</b> use <code>a&lt;b</code>",
+        "1",
+    ]
