@@ -1,25 +1,17 @@
-"""What a training run did: one run is one JSONL file, drawn live or as one static figure.
+"""What a training run did: one run is one JSONL file.
 
 The first line of the file holds the run's settings, every further line one step's metrics. A file
 that is being written can be read at any time, and a killed run loses at most its last line.
-Lessons 04, 06 and 09 draw their curves with this module.
+`aigc_utils.curves` draws it.
 """
 
-import contextlib
-import csv
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from aigc_utils import plots, session
 
 
 @dataclass
@@ -47,14 +39,6 @@ class History:
             raise KeyError(f"no row has both {x!r} and {y!r}")
         xs, ys = zip(*both, strict=True)
         return np.array(xs), np.array(ys)
-
-    def to_csv(self, path: str | Path) -> None:
-        """Write the rows as a table; a metric that a row lacks is left empty."""
-        names = list(dict.fromkeys(key for row in self.rows for key in row))
-        with Path(path).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(self.rows)
 
 
 class Run:
@@ -119,89 +103,6 @@ def read(path: str | Path) -> History:
     if not rows or "settings" not in rows[0]:
         raise ValueError(f"{path} does not begin with the settings of a run; it is another file")
     return History(settings=rows[0]["settings"], rows=rows[1:])
-
-
-def overlay(ax: Axes, runs: Mapping[str, History], x: str, y: str) -> None:
-    """Draw metric ``y`` against ``x`` for every run, one labelled line each."""
-    for label, run in runs.items():
-        ax.plot(*run.points(x, y), label=label)
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
-    ax.legend()
-
-
-def seed_band(
-    ax: Axes, runs: Sequence[History], x: str, y: str, *, label: str, color: str | None = None
-) -> None:
-    """Draw several seeds of one setting as a median line in a minimum-to-maximum band.
-
-    Raises ValueError when the runs were not logged at the same values of ``x``.
-    """
-    pairs = [run.points(x, y) for run in runs]
-    if any(not np.array_equal(pairs[0][0], xs) for xs, _ in pairs):
-        raise ValueError(f"the runs of {label!r} were logged at different values of {x!r}")
-    plots.band(ax, pairs[0][0], np.stack([ys for _, ys in pairs]), label=label, color=color)
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
-
-
-class Live:
-    """A curve that grows while a learner watches and is one static figure otherwise.
-
-    ``with Live("step", ["train_loss", "val_loss"], title="…") as live: … live.update(history)``.
-    Under test and on paper nothing is drawn until the block ends: redraws cannot be compared.
-    """
-
-    def __init__(self, x: str, ys: Sequence[str], *, title: str = "", ylabel: str = "") -> None:
-        self.x, self.ys, self.title, self.ylabel = x, list(ys), title, ylabel
-        self._history = History()
-        self._display: Any = None
-
-    def update(self, history: History) -> None:
-        """Take the run as it stands; redraw it when a learner watches."""
-        self._history = history
-        if not session.is_interactive():
-            return
-        from IPython.display import display
-
-        figure = self.figure()
-        if self._display is None:
-            self._display = display(figure, display_id=True)
-        else:
-            self._display.update(figure)
-        plt.close(figure)
-
-    def figure(self) -> Figure:
-        """Return the figure of everything logged so far."""
-        figure, ax = plt.subplots()
-        for name in self.ys:
-            with contextlib.suppress(KeyError):  # not logged yet
-                ax.plot(*self._history.points(self.x, name), label=name.replace("_", " "))
-        ax.set_xlabel(self.x)
-        ax.set_ylabel(self.ylabel)
-        ax.set_title(self.title)
-        if ax.lines:
-            ax.legend()
-        return figure
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None and not session.is_interactive():
-            self.figure()
-            plt.show()
-
-
-def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write ``figure`` as a PNG file at 150 dots an inch, for a report or a slide."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(Path(path), dpi=150, format="png")
 
 
 def _write(path: Path, history: History) -> None:

@@ -29,7 +29,6 @@ import numpy as np
 import optuna
 import psutil
 import torch
-import torch.nn.functional as F
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 from optuna.distributions import BaseDistribution, distribution_to_json
@@ -159,7 +158,8 @@ def train(
         while len(run.rows) < PARTS:
             now = step if seconds is None else _clock(begin + judged, seconds, steps)
             factor = training.schedule(min(now, steps - 1), plan)
-            losses.append(_step(model, train_ids, next(batches), optimizers, factor, plan.clip))
+            x, y = training.cut(train_ids, next(batches), knobs.context)
+            losses.append(training.step(model, optimizers, x, y, factor=factor, clip=plan.clip))
             step += 1
             now = step if seconds is None else _clock(begin + judged, seconds, steps)
             if now >= steps * (len(run.rows) + 1) // PARTS:
@@ -192,27 +192,6 @@ def run(knobs: Knobs = Knobs(), **options: Any) -> history.History:
 
 def _clock(begin: float, seconds: float, steps: int) -> int:
     return int(steps * (time.perf_counter() - begin) / seconds) if seconds > 0 else steps
-
-
-def _step(
-    model: GPT,
-    ids: Tensor,
-    starts: Tensor,
-    optimizers: list[torch.optim.Optimizer],
-    factor: float,
-    clip: float,
-) -> float:
-    """One step on the windows that begin at `starts`, as `training.train` does it."""
-    rows = ids[starts[:, None] + torch.arange(model.config.context + 1)]
-    loss = F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = factor * group.setdefault("peak_lr", group["lr"])
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return loss.item()
 
 
 # Records -----------------------------------------------------------------------------------------

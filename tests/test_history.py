@@ -1,13 +1,11 @@
-"""Runs survive being killed, are read back as written and are drawn once under test."""
+"""Runs survive being killed and are read back as written."""
 
-import csv
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from aigc_utils import history, session
+from aigc_utils import history
 
 
 @pytest.fixture
@@ -68,68 +66,3 @@ def test_a_bad_file_is_one_clear_error(tmp_path: Path, text: str, message: str) 
 def test_a_missing_file_says_train_first(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="train first"):
         history.read(tmp_path / "none.jsonl")
-
-
-def test_csv_has_every_metric(run_file: Path, tmp_path: Path) -> None:
-    history.read(run_file).to_csv(tmp_path / "run.csv")
-    with (tmp_path / "run.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert rows[2] == {"step": "1", "train_loss": "", "val_loss": "2.0"}
-
-
-def test_overlay_and_band_draw_the_numbers(run_file: Path) -> None:
-    run = history.read(run_file)
-    _, (left, right) = plt.subplots(1, 2)
-    history.overlay(left, {"a": run, "b": run}, "step", "train_loss")
-    assert [line.get_label() for line in left.lines] == ["a", "b"]
-    higher = history.History(rows=[{"step": step, "train_loss": 3.0} for step in range(4)])
-    history.seed_band(right, [run, run, higher], "step", "train_loss", label="x")
-    with pytest.raises(ValueError, match="different values"):
-        history.seed_band(
-            right, [run, history.History(rows=run.rows[:3])], "step", "train_loss", label="x"
-        )
-    plt.close("all")
-
-
-def test_live_draws_one_figure_at_the_end(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = []
-    monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf()))
-    monkeypatch.setattr(session, "is_interactive", lambda: False)
-    with history.Live("step", ["train_loss", "val_loss"], title="falls") as live:
-        live.update(history.read(run_file))
-        assert shown == []
-    (figure,) = shown
-    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [4, 2]
-    plt.close("all")
-
-
-def test_live_redraws_in_place_when_a_learner_watches(
-    run_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import IPython.display
-
-    calls = []
-
-    class Handle:
-        def update(self, figure: object) -> None:
-            calls.append("update")
-
-    def display(figure: object, display_id: bool) -> Handle:
-        calls.append("display")
-        return Handle()
-
-    monkeypatch.setattr(session, "is_interactive", lambda: True)
-    monkeypatch.setattr(IPython.display, "display", display)
-    with history.Live("step", ["train_loss"]) as live:
-        for _ in range(3):
-            live.update(history.read(run_file))
-    assert calls == ["display", "update", "update"]
-    assert plt.get_fignums() == []
-
-
-def test_png_export(run_file: Path, tmp_path: Path) -> None:
-    live = history.Live("step", ["train_loss"])
-    live.update(history.read(run_file))
-    history.save_figure(live.figure(), tmp_path / "figures" / "curve.png")
-    assert (tmp_path / "figures" / "curve.png").read_bytes().startswith(b"\x89PNG")
-    plt.close("all")
