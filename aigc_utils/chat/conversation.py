@@ -524,6 +524,6 @@ def _check_saved(messages: list[Message], usage: Usage) -> None:
 def _local_tokenizer() -> Any:
     from transformers import AutoTokenizer
 
-    from aigc_utils import models
+    from aigc_utils import smollm2
 
-    return AutoTokenizer.from_pretrained(models.convert())
+    return AutoTokenizer.from_pretrained(smollm2.convert())

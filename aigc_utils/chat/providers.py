@@ -100,12 +100,12 @@ def find(provider: str | Provider) -> Provider:
 
 def local() -> Provider:
     """Return the place of the local server, which runs from now on."""
-    from aigc_utils import models
+    from aigc_utils import smollm2
     from aigc_utils.chat import server
 
     try:
         running = server.start()
-    except (server.ServerError, models.ModelError) as error:
+    except (server.ServerError, smollm2.ModelError) as error:
         problem = str(error)
     else:
         return Provider(running.base_url, running.model, context=LOCAL_CONTEXT)

@@ -25,7 +25,7 @@ import urllib.request
 from types import TracebackType
 from typing import IO, Any
 
-from aigc_utils import models
+from aigc_utils import smollm2
 
 HOST = "127.0.0.1"
 START_SECONDS = 90.0  # a slow disk and a busy machine; a quiet one takes about five
@@ -96,29 +96,31 @@ _running: dict[str, Server] = {}
 _lock = threading.Lock()
 
 
-def start(model: str = models.NAME, *, port: int | None = None) -> Server:
+def start(model: str = smollm2.NAME, *, port: int | None = None) -> Server:
     """Serve `model` on this machine and return when it answers; a second call reuses the first.
 
     `port=None` takes a free port. The chat model is converted first when it has not been. Raises
-    ServerError when the port is taken or the server does not come up, `models.ModelError` when the
+    ServerError when the port is taken or the server does not come up, `smollm2.ModelError` when the
     model is missing; the message says what to do.
     """
-    if model not in ("auto", models.NAME):
-        raise ServerError(f"There is no model {model!r} to serve: the server offers {models.NAME}.")
+    if model != smollm2.NAME:
+        raise ServerError(
+            f"There is no model {model!r} to serve: the server offers {smollm2.NAME}."
+        )
     if port is not None and not 0 < port < 2**16:
         raise ServerError(f"port={port} is not a port: take a number from 1024 to 65535.")
     _pass_by_proxies()
     with _lock:
-        server = _running.get(models.NAME)
+        server = _running.get(smollm2.NAME)
         if server is not None and server.running:
             if port is not None and port != server._port:
                 raise ServerError(
                     f"A server runs at {server.base_url} already: use it, or stop it first."
                 )
             return server
-        models.convert()
+        smollm2.convert()
         server = _launch(port)
-        _running[models.NAME] = server
+        _running[smollm2.NAME] = server
         return server
 
 
@@ -166,7 +168,7 @@ def _free_port(port: int | None) -> int:
 def _spawn(port: int) -> Server:
     environment = {
         **os.environ,
-        "HF_HUB_CACHE": str(models.hub_cache()),  # what /v1/models lists
+        "HF_HUB_CACHE": str(smollm2.hub_cache()),  # what /v1/models lists
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONUNBUFFERED": "1",
@@ -190,7 +192,7 @@ def _spawn(port: int) -> Server:
         env=environment,
         **apart,
     )
-    return Server(models.NAME, port, process, log)
+    return Server(smollm2.NAME, port, process, log)
 
 
 def _wait(server: Server) -> None:
@@ -267,7 +269,7 @@ def _serve(port: int) -> None:
     _end_with_parent()
     from transformers.cli.serve import Serve
 
-    Serve(models.NAME, host=HOST, port=port, log_level="error")
+    Serve(smollm2.NAME, host=HOST, port=port, log_level="error")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -288,7 +290,7 @@ def main(arguments: list[str] | None = None) -> int:
                 time.sleep(0.2)
             print(f"The server ended by itself: {server.last_words()}", file=sys.stderr)
             return 1
-    except (ServerError, models.ModelError) as error:
+    except (ServerError, smollm2.ModelError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
