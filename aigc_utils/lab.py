@@ -1,11 +1,8 @@
 """A hyperparameter lab that ends: tiny runs, their records, studies and sliders (lesson 06).
 
 `run(Knobs(lr=0.02))` trains a tiny GPT on the novel in a few seconds and returns its history;
-`records("knobs")` gives the runs on record, and `rerun` repeats any of them. `search` connects such
-runs to Optuna (Akiba and others, *Optuna*, 2019): random search (Bergstra & Bengio, 2012) or
-successive halving (Li and others, *A System for Massively Parallel Hyperparameter Tuning*, 2020)
-within stated seconds, in a file that several processes may share and that outlives them all.
-`panel` is a set of sliders over `run`.
+`records("knobs")` gives the runs on record, and `rerun` repeats any of them; `panel` is a set of
+sliders over `run`. Searches over such runs are in `study`.
 """
 
 from __future__ import annotations
@@ -13,39 +10,27 @@ from __future__ import annotations
 import functools
 import io
 import itertools
-import json
 import math
-import platform
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime, timedelta
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import optuna
-import psutil
 import torch
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
-from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import TrialState
 from torch import Tensor
 
 from aigc_utils import data, history, training
 from aigc_utils.gpt import GPT, LLAMA, GPTConfig
 from aigc_utils.tokenizer import BPETokenizer
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-
 VOCAB_SIZE = 512
 PARTS = 9  # a run is judged after each ninth: 1, 3 and 9 ninths are the rungs of halving
 TOKENS = 162 * 8 * 64  # what a run reads unless told otherwise: a third of the training text
-LOCK_SECONDS = 10  # after which the lock of a study file counts as that of a dead process
+MOST_DEALS = 1_000_000  # ways to deal two groups that the permutation test tries
 VALIDATION_TOKENS = 8_192  # of the validation text, so that judging costs less than training
 
 
@@ -61,13 +46,6 @@ class Knobs:
     dropout: float = 0.0
     weight_decay: float = 0.0
     warmup: float = 0.0  # share of the run in which the learning rate climbs to its peak
-
-
-Space = Mapping[str, BaseDistribution]
-
-
-class StudyError(RuntimeError):
-    """A study file cannot be read, or belongs to another search."""
 
 
 # Runs --------------------------------------------------------------------------------------------
@@ -246,248 +224,21 @@ def permutation_test(a: ArrayLike, b: ArrayLike) -> float:
 
     If the groups did not differ, every way to deal the n + m numbers into them would be equally
     likely. All of them are tried; returned is the share whose means differ at least as much
-    (Fisher, *The Design of Experiments*, 1935). It is never below 1 / (number of ways).
+    (Fisher, *The Design of Experiments*, 1935). It is never below 1 / (number of ways). Raises
+    ValueError for an empty group, and where there are more than a million ways.
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     both = np.concatenate([a, b])
+    ways = math.comb(len(both), len(a))
+    if not (len(a) and len(b)) or ways > MOST_DEALS:
+        raise ValueError(
+            f"{len(a)} and {len(b)} numbers can be dealt in {ways:,} ways: two groups that are not "
+            f"empty and at most {MOST_DEALS:,} ways are tried here, so compare fewer."
+        )
     deals = np.array(list(itertools.combinations(range(len(both)), len(a))))
     sums = both[deals].sum(axis=1)
     differences = np.abs(sums / len(a) - (both.sum() - sums) / len(b))
     return float((differences >= abs(a.mean() - b.mean()) - 1e-12).mean())
-
-
-# Studies -----------------------------------------------------------------------------------------
-
-
-class NumberedSampler(optuna.samplers.RandomSampler):
-    """Random settings that depend on the seed and on the trial's number, and on nothing else.
-
-    With one generator for each process, two processes that share a study and a seed would draw
-    the same settings, and a resumed study would draw its first ones again. Trials that repeat an
-    interrupted one are not counted, so an interruption does not change what is drawn.
-    """
-
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed)
-        self.seed = seed
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: optuna.trial.FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """Draw one knob of one trial."""
-        before = study.get_trials(deepcopy=False)[: trial.number]
-        number = sum("retry_of" not in earlier.user_attrs for earlier in before)
-        seed = zlib.crc32(f"{self.seed} {number} {param_name}".encode())
-        dice = optuna.samplers.RandomSampler(seed)
-        return dice.sample_independent(study, trial, param_name, param_distribution)
-
-
-def open_study(
-    path: str | Path,
-    space: Space,
-    *,
-    method: str = "random",
-    seed: int = 0,
-    tokens: int = TOKENS,
-) -> optuna.Study:
-    """Open the study in a file, or begin it; trials whose process has died are queued again.
-
-    `space` maps names of `Knobs` to Optuna distributions; `method` is "random" (every run goes to
-    its end) or "halving" (a run goes on after one and after three ninths only if it is among the
-    best third there). Raises StudyError when the file is damaged or holds another search.
-    """
-    if method not in ("random", "halving"):
-        raise ValueError(f"method={method!r} must be 'random' or 'halving'.")
-    known = [field.name for field in fields(Knobs)]
-    if not space or set(space) - set(known):
-        strange = ", ".join(sorted(set(space) - set(known)))
-        wrong = f"The space names {strange}" if space else "The space is empty"
-        raise ValueError(f"{wrong}: choose from the knobs {', '.join(known)}.")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    begun = _mend_journal(path)
-    try:
-        storage = optuna.storages.JournalStorage(
-            JournalFileBackend(str(path), lock_obj=_lock(path))
-        )
-        names = optuna.get_all_study_names(storage)
-    except Exception as error:  # lines of JSON that are no journal fail in many ways
-        raise StudyError(_not_a_study(path, type(error).__name__)) from error
-    if begun and not names:
-        raise StudyError(_not_a_study(path, "no study is in it"))
-    if set(names) - {"lab"}:
-        raise StudyError(f"{path.name} holds another study, {names[0]!r}: choose another file.")
-    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
-    if method == "halving":
-        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
-    if not names:  # of two processes that come here at the same time, the second finds a study
-        optuna.create_study(storage=storage, study_name="lab", load_if_exists=True)
-    study = optuna.load_study(
-        storage=storage, study_name="lab", sampler=NumberedSampler(seed), pruner=pruner
-    )
-    plan = {
-        "method": method,
-        "seed": seed,
-        "tokens": tokens,
-        "space": {name: json.loads(distribution_to_json(space[name])) for name in sorted(space)},
-    }
-    if "plan" not in study.user_attrs:
-        study.set_user_attr("plan", plan)
-    _compare_plans(path, study.user_attrs["plan"], plan)
-    _queue_lost_trials(study)
-    return study
-
-
-def search(
-    path: str | Path,
-    space: Space,
-    *,
-    seconds: float,
-    method: str = "random",
-    seed: int = 0,
-    tokens: int = TOKENS,
-    trials: int | None = None,
-) -> optuna.Study:
-    """Try settings from `space` until the seconds are over, or `trials` have been finished here.
-
-    Calling it again with the same file goes on: finished trials are kept, interrupted ones done
-    again with the same settings. Other processes may do the same at the same time. The run that
-    the end cuts short stops after its current ninth; a run that diverges counts as failed. Raises
-    ValueError when the space holds knobs that make no run.
-    """
-    deadline = time.monotonic() + seconds
-    study = open_study(path, space, method=method, seed=seed, tokens=tokens)
-
-    def report(run: history.History) -> None:
-        trial.report(run.rows[-1]["val_loss"], step=len(run.rows))
-        if len(run.rows) < PARTS:
-            if trial.should_prune():
-                raise optuna.TrialPruned
-            if time.monotonic() > deadline:
-                raise _OutOfTime
-
-    done = 0
-    while time.monotonic() < deadline and (trials is None or done < trials):
-        trial = study.ask(fixed_distributions=dict(space))
-        trial.set_user_attr("worker", _this_process())
-        try:
-            finished = run(Knobs(**trial.params), tokens=tokens, seed=seed, watch=report)
-        except optuna.TrialPruned:
-            study.tell(trial, state=TrialState.PRUNED)
-        except training.TrainingDiverged:
-            study.tell(trial, state=TrialState.FAIL)
-        except ValueError:  # knobs that make no run would make none next time
-            study.tell(trial, state=TrialState.FAIL)
-            raise
-        except BaseException as stop:  # Ctrl-C too: another call does this trial again
-            _queue_again(study, study.trials[trial.number])
-            if isinstance(stop, _OutOfTime):
-                break
-            raise
-        else:
-            study.tell(trial, finished.rows[-1]["val_loss"])
-        done += 1
-    return study
-
-
-class _OutOfTime(Exception):
-    """The stated seconds are over."""
-
-
-def _mend_journal(path: Path) -> bool:
-    """Cut off the half line that a killed process may leave; any other bad line is an error.
-
-    Returns whether there is a journal already.
-    """
-    if not path.exists():
-        return False
-    raw = path.read_bytes()
-    lines = raw.split(b"\n")
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            good = "op_code" in json.loads(line)
-        except (ValueError, TypeError):
-            good = False
-        if not good:
-            raise StudyError(_not_a_study(path, f"line {number}"))
-    if lines[-1]:
-        if len(lines) == 1:
-            raise StudyError(_not_a_study(path, "line 1"))
-        lock = _lock(path)
-        lock.acquire()  # whoever was writing has then finished
-        try:
-            whole = path.read_bytes().rfind(b"\n") + 1
-            with path.open("r+b") as file:
-                file.truncate(whole)
-        finally:
-            lock.release()
-    return len(lines) > 1
-
-
-def _lock(path: Path) -> JournalFileOpenLock:
-    return JournalFileOpenLock(str(path), grace_period=LOCK_SECONDS)
-
-
-def _not_a_study(path: Path, where: str) -> str:
-    return (
-        f"{path.name} is damaged or no study file ({where}): move it away and search again, "
-        "or name another file."
-    )
-
-
-def _compare_plans(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    for name, value in new.items():
-        if old.get(name) == value:
-            continue
-        if name != "space":
-            raise StudyError(
-                f"{path.name} was begun with {name}={old.get(name)!r}, not {value!r}: search on "
-                "with that, or name another file."
-            )
-        different = [k for k in {**old[name], **value} if old[name].get(k) != value.get(k)]
-        raise StudyError(
-            f"{path.name} was begun with another search space (it differs in "
-            f"{', '.join(different)}): use that space, or name another file."
-        )
-
-
-def _this_process() -> list[Any]:
-    me = psutil.Process()
-    return [platform.node(), me.pid, me.create_time()]
-
-
-def _queue_lost_trials(study: optuna.Study) -> None:
-    """Queue what a process that no longer lives on this machine has left half done."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        worker = trial.user_attrs.get("worker")
-        if worker is None:  # killed, or just now being started, between two lines of `search`
-            started = trial.datetime_start or datetime.now()
-            lost = datetime.now() - started.replace(tzinfo=None) > timedelta(seconds=10)
-        else:  # one's own is lost too: this process is here, and not in that trial
-            here = worker[0] == platform.node()
-            lost = here and (worker == _this_process() or not _lives(*worker[1:]))
-        if lost:
-            _queue_again(study, trial)
-
-
-def _lives(pid: int, created: float) -> bool:
-    try:
-        return abs(psutil.Process(pid).create_time() - created) < 1
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _queue_again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-    try:
-        study.tell(trial.number, state=TrialState.FAIL)
-    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-        return  # another process was faster
-    if trial.params:
-        study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
 
 
 # Pictures and sliders ----------------------------------------------------------------------------

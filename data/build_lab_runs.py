@@ -13,17 +13,18 @@ arrives at slightly different losses, and at other seconds.
 import argparse
 import itertools
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import torch
 from build import HERE, write
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from aigc_utils import history, lab, session, training
+from aigc_utils.study import NumberedSampler
 
 KNOBS: dict[str, tuple] = {
     "lr": (0.0006, 0.002, 0.02, 0.06),
@@ -71,12 +72,11 @@ def heat_jobs() -> Iterator[Job]:
 
 def search_jobs() -> Iterator[Job]:
     """The first trials of a random search: every one of them whole, for both methods to replay."""
-    with tempfile.TemporaryDirectory() as folder:
-        study = lab.open_study(Path(folder) / "study.log", SPACE, seed=1)
-        for _ in range(TRIALS):
-            trial = study.ask(fixed_distributions=dict(SPACE))
-            study.tell(trial, 0.0)
-            yield trial.params, 1, lab.TOKENS
+    study = optuna.create_study(sampler=NumberedSampler(1))
+    for _ in range(TRIALS):
+        trial = study.ask(fixed_distributions=dict(SPACE))
+        study.tell(trial, 0.0)
+        yield trial.params, 1, lab.TOKENS
 
 
 def scaling_jobs() -> Iterator[Job]:
