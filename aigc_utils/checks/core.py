@@ -176,17 +176,36 @@ class Answer:
         """Demand for the inputs of each case what ``right`` gives; recognise a slip by its value.
 
         The form of the right value decides how the answer is read: a number, or an array of that
-        shape; everything else (text, lists, tuples, dicts, sets) is compared as it comes.
+        shape; everything else (text, lists, tuples, dicts, sets) is compared as it comes. A slip
+        is named only when it explains the cases before as well.
         """
+        done: list[tuple[Sequence[Any], Any]] = []
+
+        def explained(wrong: Callable[..., Any], *args: Any) -> Any:
+            if not all(alike(got, wrong(*map(copied, earlier))) for earlier, got in done):
+                raise LookupError("this slip would have shown before")
+            return wrong(*args)
+
+        consistent = [(functools.partial(explained, wrong), sentence) for wrong, sentence in slips]
         for args in cases:
             expected = right(*map(copied, args))
-            self.demand_value(self(*args), expected, args, slips)
+            got = self(*args)
+            self.demand_value(got, expected, args, consistent)
+            done.append((args, got))
 
     def demand_value(
-        self, got: Any, expected: Any, args: Sequence[Any] = (), slips: Slips = ()
+        self,
+        got: Any,
+        expected: Any,
+        args: Sequence[Any] = (),
+        slips: Slips = (),
+        part: str = "",
     ) -> None:
-        """Demand one value: name a slip that gives the same, else where the difference stands."""
-        got = read_like(got, expected, self.name)
+        """Demand one value: name a slip that gives the same, else where the difference stands.
+
+        ``part`` names one of several things that the function returns.
+        """
+        got = read_like(got, expected, part or self.name)
         if alike(got, expected):
             return
         for wrong, sentence in slips:
@@ -195,7 +214,8 @@ class Answer:
                 with np.errstate(all="ignore"):
                     value = wrong(*map(copied, args))
                 demand(not alike(got, value), sentence)
-        raise CheckFailed(f"{self.case(*args)} {difference(got, expected)}.")
+        of = f"`{part}` of " if part else ""
+        raise CheckFailed(f"{of}{self.case(*args)} {difference(got, expected)}.")
 
     def case(self, *args: Any) -> str:
         """Return the call as text, such as ``softmax([0, 1], 4.0)`` in code marks."""

@@ -132,7 +132,7 @@ def _unlike(a: Array, b: Array, rtol: float = 1e-5) -> NDArray[np.bool_]:
         return np.asarray(a != b)
     if np.float16 in (a.dtype, b.dtype):
         rtol = max(rtol, 0.01)
-    largest = np.abs(b[np.isfinite(b)]).max(initial=0.0)
+    largest = np.abs(b[np.isfinite(b)]).max(initial=1e-9)  # zeros may be off by rounding, too
     return ~np.isclose(a, b, rtol=rtol, atol=rtol / 10 * largest, equal_nan=True)
 
 
@@ -179,7 +179,7 @@ def _digits(number: Any, digits: int) -> str:
 def short(value: Any) -> str:
     """Return a value as short text: small things as they are, large ones by type and shape."""
     array = None if isinstance(value, str | list | tuple) else _numeric(value)
-    if array is not None and array.ndim and array.size > 6:
+    if array is not None and array.ndim and len(str(array.tolist())) > 40:
         return f"array {array.shape}"
     if array is not None and type(value) not in (bool, int, float):
         value = array.tolist()
@@ -191,10 +191,10 @@ def seen(value: Any) -> str:
     """Return what an unexpected answer is: its value or shape, and its type."""
     array = None if isinstance(value, str | list | tuple) else _numeric(value)
     if array is not None and array.ndim:
-        return f"of type {type(value).__name__} and shape {array.shape}"
+        return f"a value of type {type(value).__name__} and shape {array.shape}"
     text = short(value)
     kind = type(value).__name__
-    return f"of type {kind}" if text == kind else f"{text}, of type {kind}"
+    return f"a value of type {kind}" if text == kind else f"{text}, of type {kind}"
 
 
 def cut(text: str, most: int) -> str:
