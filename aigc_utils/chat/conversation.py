@@ -6,37 +6,29 @@ and the conversation stays. ``python -m aigc_utils.chat`` talks in the terminal,
 notebook.
 """
 
+import bisect
 import contextlib
 import functools
 import json
 import math
 import os
+import tempfile
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import httpx2
 import openai
 
-from aigc_utils.chat import providers
-from aigc_utils.chat.providers import (
-    TIMEOUT,
-    ChatError,
-    Message,
-    Provider,
-    connect,
-)
-from aigc_utils.chat.text import CUT, clean, neutralise
+from aigc_utils.chat import failures, providers
+from aigc_utils.chat.answer import Answer
+from aigc_utils.chat.providers import TIMEOUT, ChatError, Message, Provider
+from aigc_utils.chat.text import CUT, SHORTEST_KEY, clean, hide, neutralise
 from aigc_utils.chat.transcript import Transcript
 
 TOKENS_PER_MESSAGE = 8
 """What a chat template may add around a message, where no tokenizer is at hand to count."""
-
-MOST_PIECES = 100_000
-"""An answer in more pieces than this is given up: something is wrong with whoever sends it."""
-
-_SHORTEST_KEY = 8  # a placeholder such as "none" is no secret, and a word of its own
 
 
 @dataclass(frozen=True)
@@ -92,7 +84,8 @@ class Chat:
     ``prices`` are given, in tokens otherwise. Local tokens are counted with the model's tokenizer;
     elsewhere every byte of UTF-8 counts as a token, which is never too few (a token of a byte-level
     tokenizer has a byte or more). After the call the provider's own count is taken. The SDK's
-    retries count once: who must be certain of the budget sets ``max_retries=0``.
+    retries (``providers.connect``) count once: who must be certain of the budget sets
+    ``max_retries=0``.
     """
 
     def __init__(
@@ -107,7 +100,7 @@ class Chat:
         budget: float | None = None,
         prices: Prices | None = None,
         timeout: float = TIMEOUT,
-        max_retries: int = 2,
+        max_retries: int | None = None,
         notify: Callable[[str], None] = print,
     ) -> None:
         if temperature is not None and not (_is_number(temperature) and 0 <= temperature <= 2):
@@ -118,8 +111,12 @@ class Chat:
             raise ValueError("timeout is a number of seconds, above 0.")
         if not isinstance(max_tokens, int):
             raise ValueError("max_tokens is a whole number of tokens.")
+        self.model, self.usage = "", Usage()
+        self.messages: list[Message] = []
         self._base = Transcript() if provider == "gpt2" else None
         place = self._base.place if self._base else providers.find(provider)
+        if model is not None:
+            place = replace(place, model=model)
         self.context = place.context if context is None else context
         if self._base:
             max_tokens = min(max_tokens, self.context // 2)
@@ -128,13 +125,11 @@ class Chat:
             raise ValueError(f"max_tokens is between 1 and the context of {self.context:,} tokens.")
         self.temperature, self.max_tokens = temperature, max_tokens
         self.budget, self.prices, self.notify = budget, prices, notify
-        self.usage = Usage()
-        self.messages: list[Message] = []
         self._is_local = provider == "local"
-        self._timeout, self._max_retries = timeout, max_retries
+        self._timeout, self._max_retries = timeout, providers.retries(provider, max_retries)
         self._busy = False
-        self.model = model or place.model
         self._reach(place)
+        self.model = place.model
         self.system = system
 
     def __repr__(self) -> str:
@@ -188,10 +183,9 @@ class Chat:
         if not isinstance(text, str) or not self._tidy(text).strip():
             raise ValueError("A message is a text that is not empty.")
         self._not_busy()
-        if self._is_local and (place := providers.local()) != self._place:
+        if self._is_local and (place := providers.local()).base_url != self._place.base_url:
             self._reach(place)  # the server was stopped: another one has started
-        asked = self._fit({"role": "user", "content": self._tidy(text)})
-        prompt_tokens = self.count(asked)
+        asked, prompt_tokens = self._fit({"role": "user", "content": self._tidy(text)})
         self._afford(prompt_tokens)
         yield from self._answer(asked, prompt_tokens)
 
@@ -215,16 +209,28 @@ class Chat:
             "messages": [m | {"content": self._tidy(m["content"])} for m in self.messages],
             "usage": asdict(self.usage),
         }
-        target = Path(path)
-        part = target.parent / f".{target.name}.part"
         try:
-            part.write_text(json.dumps(saved, ensure_ascii=False, indent=1), encoding="utf-8")
-            part.replace(target)
+            text = json.dumps(saved, ensure_ascii=False, indent=1)
+            _write_whole(Path(path), text.encode())
         except (OSError, ValueError) as error:
-            with contextlib.suppress(OSError, ValueError):
-                part.unlink()
             why = getattr(error, "strerror", None) or error
-            raise ChatError(f"{target.name!r} cannot be written: {why}.") from None
+            problem = f"{Path(path).name!r} cannot be written: {why}."
+        else:
+            return
+        raise ChatError(problem)
+
+    def resume(self, path: str | os.PathLike[str]) -> None:
+        """Go on where a saved conversation ended; the one held so far is replaced.
+
+        A system message that the chat has goes before the saved one. Raises ChatError when the
+        file is no saved chat; nothing has changed then.
+        """
+        self._not_busy()
+        messages, usage = _read_saved(Path(path))
+        own = self.messages[:1] if self.system is not None else []
+        kept = [m for m in messages if m["role"] != "system" or not own]
+        self.messages = [m | {"content": self._tidy(m["content"])} for m in own + kept]
+        self.usage = usage
 
     @classmethod
     def load(
@@ -234,26 +240,10 @@ class Chat:
 
         The file does not choose the provider: you do. Raises ChatError when it is no saved chat.
         """
-        name = Path(path).name
-        try:
-            saved = json.loads(Path(path).read_text(encoding="utf-8"))
-            messages = [{"role": m["role"], "content": m["content"]} for m in saved["messages"]]
-            usage = Usage(**saved["usage"])
-            _check_saved(messages, usage)
-        except OSError as error:
-            problem = f"{name} cannot be read: {error.strerror}."
-        except (ValueError, TypeError, KeyError, RecursionError):
-            problem = (
-                f"{name} is not a saved chat, or is damaged: load another, or begin a new Chat."
-            )
-        else:
-            chat = cls(provider, **settings)
-            own = chat.messages if "system" in settings else []
-            kept = [m for m in messages if m["role"] != "system" or not own]
-            chat.messages = [m | {"content": chat._tidy(m["content"])} for m in own + kept]
-            chat.usage = usage
-            return chat
-        raise ChatError(problem)
+        _read_saved(Path(path))  # a damaged file is said before a server starts
+        chat = cls(provider, **settings)
+        chat.resume(path)
+        return chat
 
     def count(self, messages: list[Message]) -> int:
         """Return how many tokens ``messages`` are as a prompt, or an upper bound of it."""
@@ -271,49 +261,46 @@ class Chat:
             raise ChatError("An answer is still being written: take all of it, or close it.")
 
     def _tidy(self, text: str) -> str:
-        return self._hide(clean(text))
+        return hide(clean(text), self._keys())
 
     def _keys(self) -> list[str]:
         keys = (self._client.api_key, os.environ.get("OPENAI_API_KEY", "").strip())
-        return [key for key in keys if len(key) >= _SHORTEST_KEY]
-
-    def _hide(self, text: str) -> str:
-        """Return ``text`` without a key, wherever it got it from."""
-        for key in self._keys():
-            text = text.replace(key, "[key]")
-        return text
-
-    def _safe_length(self, text: str) -> int:
-        """Return how much of ``text`` can be shown: not what may be the beginning of a key."""
-        starts = {key[:n] for key in self._keys() for n in range(1, len(key))}
-        return len(text) - max((len(s) for s in starts if text.endswith(s)), default=0)
+        return [key for key in keys if len(key) >= SHORTEST_KEY]
 
     def _wire(self, messages: list[Message]) -> list[Message]:
         """Return ``messages`` as they are sent, whoever wrote them."""
+        marks = _local_marks() if self._is_local else ()
         return [
-            {"role": message["role"], "content": neutralise(self._tidy(message["content"]))}
-            for message in messages
+            {"role": m["role"], "content": neutralise(self._tidy(m["content"]), marks)}
+            for m in messages
         ]
 
-    def _fit(self, question: Message) -> list[Message]:
-        """Return what to send: the conversation without its oldest turns, as far as necessary."""
+    def _fit(self, question: Message) -> tuple[list[Message], int]:
+        """Return what to send, without the oldest turns as far as necessary, and its tokens."""
         head = [m for m in self.messages[:1] if m["role"] == "system"]
         rest = self.messages[len(head) :]
-        starts = [i for i, message in enumerate(rest) if message["role"] == "user"]
+        starts = [i for i, message in enumerate(rest) if message["role"] == "user"] + [len(rest)]
         room = self.context - self.max_tokens
-        for dropped, start in enumerate([*starts, len(rest)]):
-            asked = [*head, *rest[start:], question]
-            if self.count(asked) <= room:
-                if dropped:
-                    self.notify(
-                        f"(The context of {self.context:,} tokens is full: "
-                        f"the oldest {_several(dropped, 'turn')} left out from now on.)"
-                    )
-                return asked
-        raise ChatError(
-            f"The message is too long: with the system message it has {self.count(asked):,} tokens "
-            f"and there is room for {room:,}; shorten it or divide it."
-        )
+
+        def size(dropped: int) -> int:
+            return self.count([*head, *rest[starts[dropped] :], question])
+
+        dropped, tokens = 0, size(0)
+        if tokens > room:  # the longest rest that fits is searched by halves
+            turns = range(len(starts))
+            dropped = bisect.bisect_left(turns, True, key=lambda number: size(number) <= room)
+            tokens = size(min(dropped, turns[-1]))
+        if tokens > room:
+            raise ChatError(
+                f"The message is too long: with the system message it has {tokens:,} tokens and "
+                f"there is room for {room:,}; shorten it or divide it."
+            )
+        if dropped:
+            self.notify(
+                f"(The context of {self.context:,} tokens is full: "
+                f"the oldest {_several(dropped, 'turn')} left out from now on.)"
+            )
+        return [*head, *rest[starts[dropped] :], question], tokens
 
     def _afford(self, prompt_tokens: int) -> None:
         """Raise ChatError when the dearest way that a call can end is above the budget."""
@@ -330,10 +317,12 @@ class Chat:
             )
 
     def _reach(self, place: Provider) -> None:
-        self._place = place
         self._client: Any = self._base
         if not self._base:
-            self._client, _ = connect(place, timeout=self._timeout, max_retries=self._max_retries)
+            self._client, _ = providers.connect(
+                place, timeout=self._timeout, max_retries=self._max_retries
+            )
+        self._place = place
 
     def _request(self, asked: list[Message]) -> openai.Stream:
         settings: dict[str, Any] = {}
@@ -349,164 +338,99 @@ class Chat:
         )
 
     def _answer(self, asked: list[Message], prompt_tokens: int) -> Generator[str]:
-        reply, failure, began = _Reply(), "", False
+        answer = Answer(self._keys(), self.max_tokens)
         self._busy = True
         try:
-            try:
-                with self._request(asked) as events:
-                    began = True
-                    for event in events:
-                        if piece := self._take(event, reply):
-                            yield piece
-                if reply.reason and reply.held:
-                    reply.pieces.append(reply.held)
-                    yield reply.held
-            # What arrives is foreign: whatever it breaks in the SDK is a malformed answer.
-            except Exception as error:
-                failure = "" if reply.reason else self._explain(error, began)
-                began = began or isinstance(error, openai.APITimeoutError)
+            yield from self._receive(asked, answer)
         finally:  # also when the reader stops here, or Ctrl-C does
             self._busy = False
-            if reply.kept:
-                text = reply.text if reply.reason else reply.text + CUT
+            if answer.kept:
+                text = answer.text if answer.reason else answer.text + CUT
                 self.messages = [*asked, {"role": "assistant", "content": text}]
-            if began:
-                self._account(prompt_tokens, reply)
-        if reply.refused:
-            why = f" ({self._quote(reply.refusal)})" if reply.refusal else ""
-            failure = f"{self._who} refused this content{why}: put it in other words"
-        elif not reply.reason and not failure:
-            what = "ended the answer in the middle: ask it to go on, or undo()"
-            nothing = "sent an answer without the fields of one: ask again"
-            failure = f"{self._who} {what if reply.text else nothing}"
+            if answer.began:
+                self._account(prompt_tokens, answer)
+        # Raised from out here, so that nothing of the request hangs on it as its context.
+        self._conclude(answer)
+
+    def _receive(self, asked: list[Message], answer: Answer) -> Generator[str]:
+        """Yield what can be shown of an answer; a failure is noted in it."""
+        try:
+            with self._request(asked) as events:
+                answer.began = True
+                for event in events:
+                    if piece := answer.take(event):
+                        yield piece
+            if rest := answer.finish():
+                yield rest
+        # What arrives is foreign: whatever it breaks in the SDK is a malformed answer.
+        except Exception as error:
+            if not answer.reason:
+                place = replace(self._place, model=self.model)
+                request = failures.Request(place, self._timeout, self.max_tokens)
+                answer.failure = self._tidy(failures.explain(error, request, answer.began))
+            # Who only was too slow may have worked, and may want to be paid.
+            answer.began = answer.began or isinstance(error, openai.APITimeoutError)
+
+    def _conclude(self, answer: Answer) -> None:
+        """Raise ChatError unless a whole answer came; say when it stopped at its limit."""
+        failure = answer.failure
+        if answer.refused:
+            why = f" ({self._tidy(failures.quote(answer.refusal))})" if answer.refusal else ""
+            failure = f"refused this content{why}: put it in other words"
+        elif not failure:
+            failure = answer.shortcoming
         if failure:
             same = "the conversation is as it was"
-            state = "the part that came is kept and marked" if reply.kept else same
-            # Raised out here, so that nothing of the request hangs on it as its context.
-            raise ChatError(f"{failure}; {state}.")
-        if reply.reason == "length":
+            state = "the part that came is kept and marked" if answer.kept else same
+            raise ChatError(f"{self._who} {failure}; {state}.")
+        if answer.reason == "length":
             self.notify(f"(The answer stopped at max_tokens={self.max_tokens}.)")
 
-    def _take(self, event: Any, reply: "_Reply") -> str:
-        """Add an event to the reply, and return what can be shown of its text."""
-        piece, refusal, reason = _read(event)
-        reply.usage = _read_usage(event) or reply.usage
-        reply.refusal += refusal
-        reply.reason = reason or reply.reason
-        if len(reply.pieces) > MOST_PIECES:
-            raise ValueError("the answer does not end")
-        reply.held = self._hide(reply.held + clean(piece))
-        safe = self._safe_length(reply.held)
-        shown, reply.held = reply.held[:safe], reply.held[safe:]
-        if shown:
-            reply.pieces.append(shown)
-        return shown
-
-    def _account(self, prompt_tokens: int, reply: "_Reply") -> None:
-        estimate = (prompt_tokens, min(self.max_tokens, len(reply.text.encode())))
-        prompt, answer = reply.usage or estimate
+    def _account(self, prompt_tokens: int, answer: Answer) -> None:
+        estimate = (prompt_tokens, min(self.max_tokens, len(answer.text.encode())))
+        prompt, written = answer.usage or estimate
         self.usage.prompt_tokens += prompt
-        self.usage.answer_tokens += answer
+        self.usage.answer_tokens += written
         self.usage.calls += 1
-        self.usage.estimated_calls += reply.usage is None
+        self.usage.estimated_calls += answer.usage is None
 
     @property
     def _who(self) -> str:
         host = httpx2.URL(self._place.base_url).host or self.model
         return "The local server" if self._is_local else host
 
-    def _quote(self, error: openai.APIError | str) -> str:
-        """Return a stranger's words as a part of one line."""
-        words: object = error if isinstance(error, str) else error.message
-        if isinstance(error, openai.APIError) and isinstance(error.body, dict):
-            words = error.body.get("message") or error.body.get("detail") or "no reason given"
-        line = " ".join(self._tidy(str(words)).split()).rstrip(".")
-        return line if len(line) <= 160 else line[:159] + "…"
-
-    def _explain(self, error: Exception, began: bool) -> str:
-        """Return what went wrong and what to do, without a full stop."""
-        who, key_name = self._who, self._place.key_name
-        code = getattr(error, "status_code", 0)
-        match error:
-            case openai.APITimeoutError():
-                what = f"sent nothing for {self._timeout:g} s: ask again, or give a longer timeout"
-            case openai.APIConnectionError() if began:
-                what = "broke the connection in the middle: ask it to go on, or undo()"
-            case openai.APIConnectionError():
-                what = "cannot be reached: check the network and the address, and ask again"
-            case openai.AuthenticationError() if key_name is None:
-                what = "wants a key (401): name its environment variable in Provider(key_name=…)"
-            case openai.AuthenticationError():
-                what = f"does not accept the key (401): correct the variable {key_name}"
-            case openai.PermissionDeniedError():
-                what = f"does not allow you to use {self.model!r} (403): choose another model"
-            case openai.NotFoundError():
-                what = f"has no model {self.model!r} (404): choose one that it lists"
-            case openai.RateLimitError(code="insufficient_quota"):
-                what = "says that no credit is left (429): see your account there"
-            case openai.RateLimitError():
-                wait = providers.retry_after(error.response)
-                when = f"in {wait:g} s" if wait else "in a minute"
-                what = f"gets too many requests (429): ask again {when}"
-            case openai.APIStatusError(code="context_length_exceeded"):
-                what = f"finds the conversation too long ({code}): reset, or give a smaller context"
-            case openai.APIStatusError() if code >= 500:
-                what = f"has an error of its own ({code}): ask again in a moment"
-            case openai.APIStatusError():
-                what = f"refuses the request ({code}, {self._quote(error)}): change what it names"
-            case openai.APIError():
-                what = f"broke off ({self._quote(error)}): ask again"
-            case _:
-                what = f"sent an answer that cannot be read ({type(error).__name__}): ask again"
-        return f"{who} {what}"
-
-
-@dataclass
-class _Reply:
-    """What has arrived of an answer."""
-
-    pieces: list[str] = field(default_factory=list)
-    held: str = ""  # not shown yet: it may be the beginning of the key
-    refusal: str = ""
-    reason: str | None = None
-    usage: tuple[int, int] | None = None
-
-    @property
-    def text(self) -> str:
-        return "".join(self.pieces)
-
-    @property
-    def refused(self) -> bool:
-        return self.reason == "content_filter" or bool(self.refusal)
-
-    @property
-    def kept(self) -> bool:
-        return bool(self.reason or self.pieces) and not self.refused
-
 
 def _several(number: int, noun: str) -> str:
     return f"{noun} is" if number == 1 else f"{number} {noun}s are"
 
 
-def _read(event: Any) -> tuple[str, str, str | None]:
-    """Return the text, the refusal and the finish reason in an event of a stream.
-
-    The SDK does not check what it was sent; TypeError and AttributeError say that it is no event.
-    """
-    choices = getattr(event, "choices", None)
-    if not choices:  # only the usage, or a sign of life
-        return "", "", None
-    delta, reason = choices[0].delta, choices[0].finish_reason
-    piece, refusal = getattr(delta, "content", None) or "", getattr(delta, "refusal", None) or ""
-    if not (isinstance(piece, str) and isinstance(refusal, str) and isinstance(reason or "", str)):
-        raise TypeError("a field of the answer is not text")
-    return piece, refusal, reason
+def _write_whole(path: Path, content: bytes) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as part:
+        try:
+            part.write(content)
+            part.flush()
+            Path(part.name).replace(path)
+        except BaseException:
+            Path(part.name).unlink()
+            raise
 
 
-def _read_usage(event: Any) -> tuple[int, int] | None:
-    usage = getattr(event, "usage", None)
-    counts = (getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None))
-    return counts if all(type(n) is int and n >= 0 for n in counts) else None  # type: ignore[return-value]
+def _read_saved(path: Path) -> tuple[list[Message], Usage]:
+    """Return what ``Chat.save`` wrote; raise ChatError when the file is nothing of the kind."""
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        messages = [{"role": m["role"], "content": m["content"]} for m in saved["messages"]]
+        usage = Usage(**saved["usage"])
+        _check_saved(messages, usage)
+    except OSError as error:
+        problem = f"{path.name} cannot be read: {error.strerror}."
+    except (ValueError, TypeError, KeyError, RecursionError):
+        problem = (
+            f"{path.name} is not a saved chat, or is damaged: load another, or begin a new Chat."
+        )
+    else:
+        return messages, usage
+    raise ChatError(problem)
 
 
 def _check_saved(messages: list[Message], usage: Usage) -> None:
@@ -527,3 +451,8 @@ def _local_tokenizer() -> Any:
     from aigc_utils import smollm2
 
     return AutoTokenizer.from_pretrained(smollm2.convert())
+
+
+@functools.cache
+def _local_marks() -> tuple[str, ...]:
+    return tuple(str(token) for token in _local_tokenizer().added_tokens_decoder.values())

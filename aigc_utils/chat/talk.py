@@ -1,25 +1,26 @@
-"""Two ways to talk to a ``Chat``: a panel in the notebook, a loop in the terminal (lesson 13)."""
+"""A panel to talk to a ``Chat`` in the notebook (lesson 13)."""
 
-import argparse
 import contextlib
-import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aigc_utils import session
 from aigc_utils.chat.conversation import Chat
-from aigc_utils.chat.providers import ChatError, Provider
+from aigc_utils.chat.providers import ChatError
 from aigc_utils.chat.text import CUT
+
+if TYPE_CHECKING:
+    import ipywidgets as widgets
 
 SCRIPT = ("What is the capital of France?", "And of Italy?")
 """What the panel asks where nobody watches."""
 
-
-if TYPE_CHECKING:
-    import ipywidgets as widgets
+_LINE = 90  # characters in a line of the text area, about
+_SECONDS = 0.1  # between two drawings of an answer that is coming
+_SPEAKERS = {"user": "You", "assistant": "Model"}
 
 
 def panel(bot: Chat | None = None, *, script: Sequence[str] = SCRIPT) -> "widgets.VBox | None":
@@ -28,191 +29,151 @@ def panel(bot: Chat | None = None, *, script: Sequence[str] = SCRIPT) -> "widget
     What the model writes is shown in a text area: as text, whatever it looks like.
     """
     bot = bot or Chat()
-    if not session.is_interactive():
-        if bot.system:
-            print(f"System: {bot.system}")
-        for question in script:
-            print(f"You: {question}")
-            try:
-                print(f"Model: {bot.ask(question)}")
-            except ChatError as error:
-                print(f"({error})")
-        return None
-    return _live_panel(bot)
-
-
-def _live_panel(bot: Chat) -> "widgets.VBox":
-    import ipywidgets as widgets
-
-    wide = widgets.Layout(width="auto")
-    talk = widgets.Textarea(
-        disabled=True, layout=widgets.Layout(width="auto", margin="0 0 auto", flex="0 0 auto")
-    )
-    # Turned upside down, a box stays at its end when what it holds grows.
-    window = widgets.VBox(
-        [talk],
-        layout=widgets.Layout(
-            height="320px", overflow="auto", flex_flow="column-reverse", border="1px solid #ccc"
-        ),
-    )
-    question = widgets.Text(placeholder="Your message; Enter sends it", layout=wide)
-    send, stop, undo, reset = (
-        widgets.Button(description=name) for name in ("Send", "Stop", "Undo", "Reset")
-    )
-    temperature = widgets.FloatSlider(
-        bot.temperature or 0,
-        min=0,
-        max=2,
-        step=0.1,
-        description="temperature",
-        style={"description_width": "initial"},
-    )
-    system = widgets.Textarea(bot.system or "", description="system", rows=2, layout=wide)
-    lines: list[str] = []
-    stopping = threading.Event()
-
-    def show() -> None:
-        talk.value = "\n".join(lines)
-        talk.rows = 1 + sum(1 + len(line) // 90 for line in talk.value.split("\n"))
-
-    def say(sentence: str) -> None:
-        lines.append(sentence)
-        show()
-
-    def retell() -> None:
-        names = {"user": "You", "assistant": "Model"}
-        turns = [m for m in bot.messages if m["role"] in names]
-        lines[:] = [f"{names[m['role']]}: {m['content']}" for m in turns]
-        show()
-
-    def busy(is_busy: bool) -> None:
-        for control in (question, send, undo, reset, temperature, system):
-            control.disabled = is_busy
-        stop.disabled = not is_busy
-
-    def answer(text: str) -> None:
+    if session.is_interactive():
+        return _Panel(bot).box
+    if bot.system:
+        print(f"System: {bot.system}")
+    for question in script:
+        print(f"You: {question}")
         try:
-            bot.temperature, bot.system = temperature.value, system.value.strip() or None
-            begun, shown = False, 0.0
-            with contextlib.closing(bot.stream(text)) as pieces:
-                for piece in pieces:
-                    if not begun:  # before the first piece the chat may say something itself
-                        lines.append("Model: ")
-                        begun = True
-                    lines[-1] += piece
-                    if time.monotonic() - shown > 0.1:
-                        show()
-                        shown = time.monotonic()
-                    if stopping.is_set():
-                        lines[-1] += CUT
-                        break
-            show()
-        except (ChatError, ValueError) as error:
-            say(f"({error})")
-        finally:
-            busy(False)
+            print(f"Model: {bot.ask(question)}")
+        except ChatError as error:
+            print(f"({error})")
+    return None
 
-    def ask(_: object) -> None:
-        text = question.value
+
+class _Panel:
+    """The widgets of a panel, and what happens at a press of each."""
+
+    def __init__(self, bot: Chat) -> None:
+        self.bot = bot
+        self.lines: list[str] = []
+        self.stopping = threading.Event()
+        self._build()
+        self._connect()
+        self._busy(False)
+        self._retell()
+
+    def _build(self) -> None:
+        import ipywidgets as widgets
+
+        def layout(**settings: Any) -> widgets.Layout:
+            return widgets.Layout(width="auto", **settings)
+
+        self.talk = widgets.Textarea(
+            disabled=True, layout=layout(margin="0 0 auto", flex="0 0 auto")
+        )
+        # Turned upside down, a box stays at its end when what it holds grows.
+        window = widgets.VBox(
+            [self.talk],
+            layout=layout(
+                height="320px", overflow="auto", flex_flow="column-reverse", border="1px solid #ccc"
+            ),
+        )
+        self.question = widgets.Text(placeholder="Your message; Enter sends it", layout=layout())
+        self.send, self.stop, self.undo, self.reset = (
+            widgets.Button(description=name) for name in ("Send", "Stop", "Undo", "Reset")
+        )
+        self.temperature = widgets.FloatSlider(
+            self.bot.temperature or 0,
+            min=0,
+            max=2,
+            step=0.1,
+            description="temperature"
+            if self.bot.temperature is not None
+            else "temperature (unset)",
+            style={"description_width": "initial"},
+        )
+        self.system = widgets.Textarea(
+            self.bot.system or "", description="system", rows=2, layout=layout()
+        )
+        buttons = widgets.HBox([self.send, self.stop, self.undo, self.reset, self.temperature])
+        self.box = widgets.VBox([window, self.question, buttons, self.system])
+
+    def _connect(self) -> None:
+        self.bot.notify = self._say
+        self.send.on_click(self._ask)
+        self.stop.on_click(lambda _: self.stopping.set())
+        self.undo.on_click(lambda _: self._change(self.bot.undo))
+        self.reset.on_click(lambda _: self._change(self.bot.reset))
+        # Only what is moved is set: a temperature that the chat leaves to the provider stays so.
+        self.temperature.observe(self._set_temperature, "value")
+        self.system.observe(self._set_system, "value")
+        with warnings.catch_warnings():  # the way it advises sends when the pointer leaves, too
+            warnings.simplefilter("ignore")
+            self.question.on_submit(self._ask)
+
+    def _set_temperature(self, change: Any) -> None:
+        self.bot.temperature = change.new
+        self.temperature.description = "temperature"
+
+    def _set_system(self, change: Any) -> None:
+        self.bot.system = change.new.strip() or None
+
+    def _show(self) -> None:
+        self.talk.value = "\n".join(self.lines)
+        self.talk.rows = 1 + sum(1 + len(line) // _LINE for line in self.talk.value.split("\n"))
+
+    def _say(self, sentence: str) -> None:
+        self.lines.append(sentence)
+        self._show()
+
+    def _retell(self) -> None:
+        turns = [m for m in self.bot.messages if m["role"] in _SPEAKERS]
+        self.lines[:] = [f"{_SPEAKERS[m['role']]}: {m['content']}" for m in turns]
+        self._show()
+
+    def _busy(self, is_busy: bool) -> None:
+        for control in (
+            self.question,
+            self.send,
+            self.undo,
+            self.reset,
+            self.temperature,
+            self.system,
+        ):
+            control.disabled = is_busy
+        self.stop.disabled = not is_busy
+
+    def _change(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+            self._retell()
+        except ChatError as error:
+            self._say(f"({error})")
+
+    def _ask(self, _: object) -> None:
+        text = self.question.value
         if not text.strip():
             return
-        stopping.clear()
-        busy(True)
-        question.value = ""
-        say(f"You: {text}")
+        self.stopping.clear()
+        self._busy(True)
+        self.question.value = ""
+        self._say(f"You: {text}")
         # In a thread, so that the kernel hears the Stop button.
-        threading.Thread(target=answer, args=(text,), daemon=True).start()
+        threading.Thread(target=self._answer, args=(text,), daemon=True).start()
 
-    def change(act: Callable[[], None]) -> Callable[[object], None]:
-        def on_click(_: object) -> None:
-            try:
-                act()
-                retell()
-            except ChatError as error:
-                say(f"({error})")
-
-        return on_click
-
-    bot.notify = say
-    send.on_click(ask)
-    stop.on_click(lambda _: stopping.set())
-    undo.on_click(change(bot.undo))
-    reset.on_click(change(bot.reset))
-    with warnings.catch_warnings():  # the way it advises sends when the pointer leaves, too
-        warnings.simplefilter("ignore")
-        question.on_submit(ask)
-    busy(False)
-    retell()
-    return widgets.VBox(
-        [window, question, widgets.HBox([send, stop, undo, reset, temperature]), system]
-    )
-
-
-COMMANDS = "exit ends, /undo takes the last turn back, /reset begins again, /save FILE keeps it"
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Talk in the terminal until ``exit``; return 1 when there is nobody to talk to."""
-    parser = argparse.ArgumentParser(prog="python -m aigc_utils.chat", description="Chat.")
-    parser.add_argument("--provider", default="local", help="local, gpt2 or openai")
-    parser.add_argument("--base-url", help="the address of another provider, with --model")
-    parser.add_argument("--key-name", help="the environment variable with that provider's key")
-    parser.add_argument("--model", help="another model of the provider")
-    parser.add_argument("--system", help="the system message")
-    parser.add_argument("--temperature", type=float, default=0.0)
-    options = parser.parse_args(arguments)
-    provider = options.provider
-    if options.base_url and not options.model:
-        parser.error(
-            "--base-url needs --model: only that provider knows what its models are called"
-        )
-    if options.base_url:
-        provider = Provider(options.base_url, options.model or "", options.key_name)
-    for stream in (sys.stdin, sys.stdout):
-        if hasattr(stream, "reconfigure"):  # never stop at a character the terminal cannot show
-            stream.reconfigure(errors="replace")
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  (arrow keys in input)
-    try:
-        bot = Chat(
-            provider, model=options.model, system=options.system, temperature=options.temperature
-        )
-    except (ChatError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"You talk to {bot.model}. {COMMANDS}.")
-    while True:
+    def _answer(self, text: str) -> None:
         try:
-            line = input("You: ").strip()
-        except EOFError:
-            print()
-            return 0
-        except KeyboardInterrupt:
-            print("\n(exit ends the chat.)")
-            continue
-        if line.lower() == "exit":
-            return 0
-        try:
-            _obey(bot, line)
+            with contextlib.closing(self.bot.stream(text)) as pieces:
+                self._write(pieces)
         except (ChatError, ValueError) as error:
-            print(f"({error})")
-        except KeyboardInterrupt:
-            print(f"{CUT}\n(Stopped: what came is kept.)")
+            self._say(f"({error})")
+        finally:
+            self._busy(False)
 
-
-def _obey(bot: Chat, line: str) -> None:
-    command, _, rest = line.partition(" ")
-    if command == "/undo":
-        bot.undo()
-        print("(The last turn is taken back.)")
-    elif command == "/reset":
-        bot.reset()
-        print("(The conversation is empty.)")
-    elif command == "/save":
-        bot.save(rest.strip() or "chat.json")
-        print("(Saved.)")
-    elif command.startswith("/"):
-        print(f"({COMMANDS}.)")
-    elif line:
-        print("Model: ", end="", flush=True)
-        bot.ask(line, show=True)
+    def _write(self, pieces: Any) -> None:
+        """Show an answer while it comes, until it ends or Stop is pressed."""
+        begun, shown = False, 0.0
+        for piece in pieces:
+            if not begun:  # before the first piece the chat may say something itself
+                self.lines.append("Model: ")
+                begun = True
+            self.lines[-1] += piece
+            if time.monotonic() - shown > _SECONDS:
+                self._show()
+                shown = time.monotonic()
+            if self.stopping.is_set():
+                self.lines[-1] += CUT
+                break
+        self._show()

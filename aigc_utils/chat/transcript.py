@@ -37,7 +37,9 @@ class Transcript:
     def encode(self, messages: list[Message]) -> list[int]:
         """Return the ids of the transcript, with the beginning of the model's own line."""
         lines = [f"{m['role'].capitalize()}: {m['content']}" for m in messages]
-        return self.tokenizer.encode("\n".join([*lines, "Assistant:"]), add_special_tokens=False)
+        text = "\n".join([*lines, "Assistant:"])
+        # Nobody's text becomes one of the model's special tokens.
+        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
     def create(
         self,
