@@ -105,16 +105,6 @@ def tint(hues: npt.ArrayLike, saturation: float) -> npt.NDArray[np.float32]:
     return (1 - saturation * (1 - pure)).astype(np.float32)
 
 
-def as_network_input(pictures: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """Return uint8 colour pictures (n, 64, 64, 3) as float32 in [-1, 1], the range of tanh."""
-    return np.asarray(_checked(pictures) / np.float32(127.5) - 1)
-
-
-def as_pictures(values: npt.ArrayLike) -> Pictures:
-    """Return a generator's output in [-1, 1] as uint8 pictures of the same shape."""
-    return np.rint(127.5 * (np.asarray(values).clip(-1, 1) + 1)).astype(np.uint8)
-
-
 def build_generator(latent_dim: int = 64) -> keras.Sequential:
     """Return the article's generator, mended: z (n, latent_dim) to pictures (n, 64, 64, 3).
 
@@ -170,6 +160,6 @@ def _checked(pictures: npt.ArrayLike) -> Pictures:
     if array.ndim != 4 or array.shape[1:] != (SIZE, SIZE, 3) or array.dtype != np.uint8:
         raise ValueError(
             f"colour pictures are uint8 (n, 64, 64, 3), and these are {array.dtype} {array.shape}: "
-            "`as_pictures` makes them from a generator's output"
+            "`gan.to_uint8` makes them from a generator's output"
         )
     return array

@@ -153,25 +153,19 @@ def max_pool(
     ``stride`` is ``size`` unless told otherwise. Shapes (n, height, width, channels) in,
     (n, out_h, out_w, channels) out; with ``same`` the padding never wins.
     """
-    return _pool_windows(images, size, stride, padding, -np.inf).max(axis=(3, 4))
-
-
-def average_pool(
-    images: ArrayLike, size: int, *, stride: int | None = None, padding: str = "valid"
-) -> Array:
-    """Return the mean of each ``size`` × ``size`` window, as `max_pool` does the largest value.
-
-    With ``same`` the padding is left out of the mean, as TensorFlow and Keras do.
-    """
-    return np.nanmean(_pool_windows(images, size, stride, padding, np.nan), axis=(3, 4))
-
-
-def _pool_windows(
-    images: ArrayLike, size: int, stride: int | None, padding: str, fill: float
-) -> Array:
-    images = _images(images)
     stride = size if stride is None else stride
-    return patches(images, (size, size), stride=stride, padding=padding, fill=fill)
+    windows = patches(images, (size, size), stride=stride, padding=padding, fill=-np.inf)
+    largest: Array = windows.max(axis=(3, 4))
+    return largest
+
+
+def average_pool(images: ArrayLike, size: int) -> Array:
+    """Return the mean of each ``size`` × ``size`` window, side by side, channel by channel.
+
+    Shapes (n, height, width, channels) in, (n, height // size, width // size, channels) out.
+    """
+    averages: Array = patches(images, (size, size), stride=size).mean(axis=(3, 4))
+    return averages
 
 
 def _at_least_one(size: int, kernel: int, stride: int, dilation: int) -> None:

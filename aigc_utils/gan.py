@@ -12,10 +12,9 @@ Deep Convolutional Generative Adversarial Networks* (2016), made small; the game
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,12 +63,13 @@ def build_generator(
     A dense layer makes 7 × 7 positions of 2·``width`` channels; two transposed convolutions double
     the sides. Kernel 4 with stride 2 covers every pixel equally often: no checkerboard.
     """
-    at_least_one(latent_dim=latent_dim, width=width)
+    demand_whole(latent_dim=latent_dim, width=width)
+    demand_whole(0, n_classes=n_classes)
     return keras.Sequential(
         [
             keras.Input((latent_dim + n_classes,)),
             # Batch normalisation has a shift of its own, so the layers before it need no bias.
-            layers.Dense(7 * 7 * 2 * width, use_bias=False),
+            layers.Dense(int(7 * 7 * 2 * width), use_bias=False),
             layers.BatchNormalization(momentum=0.9),
             layers.ReLU(),
             layers.Reshape((7, 7, 2 * width)),
@@ -94,8 +94,9 @@ def build_discriminator(
     No batch normalisation: it would let the samples of one batch tell on each other. No sigmoid:
     the losses take logits, which cannot overflow.
     """
-    at_least_one(width=width)
-    if not 0 <= dropout < 1:
+    demand_whole(width=width)
+    demand_whole(0, n_classes=n_classes)
+    if not is_between(0, dropout, 1):
         raise ValueError(f"dropout={dropout} is the share of units dropped: it lies in [0, 1).")
     return keras.Sequential(
         [
@@ -107,7 +108,7 @@ def build_discriminator(
             layers.Flatten(),
             # Once, before the last layer: random numbers for whole feature maps are dear.
             layers.Dropout(dropout),
-            layers.Dense(1 + n_classes),
+            layers.Dense(int(1 + n_classes)),
         ],
         name="discriminator",
     )
@@ -118,7 +119,8 @@ def build_discriminator(
 
 def draw_latents(n: int, latent_dim: int = LATENT_DIM, seed: int = 0) -> Latents:
     """Return noise for n pictures, float32 (n, latent_dim), standard normal, always the same."""
-    at_least_one(n=n, latent_dim=latent_dim)
+    demand_whole(n=n, latent_dim=latent_dim)
+    demand_whole(0, seed=seed)
     return np.random.default_rng(seed).standard_normal((n, latent_dim), dtype=np.float32)
 
 
@@ -163,9 +165,15 @@ class GAN(keras.Model):
         seed: int = 0,
     ) -> None:
         super().__init__(name="gan")
+        demand_whole(d_steps=d_steps)
+        demand_whole(0, n_classes=n_classes, seed=seed)
         self.latent_dim: int = generator.input_shape[-1] - n_classes
-        at_least_one(d_steps=d_steps, latent_dim=self.latent_dim)
-        if not 0 <= label_smoothing < 0.5:
+        if self.latent_dim < 1:
+            raise ValueError(
+                f"The generator takes {generator.input_shape[-1]} numbers, which leaves none for z "
+                f"beside {n_classes} classes: build it with the same n_classes."
+            )
+        if not is_between(0, label_smoothing, 0.5):
             raise ValueError(
                 f"label_smoothing={label_smoothing} must lie in [0, 0.5): the target of real "
                 "pictures is 1 minus it, and a target above 1 has no smallest loss."
@@ -185,8 +193,9 @@ class GAN(keras.Model):
         self.averaged = keras.models.clone_model(generator)
         self.averaged.set_weights(generator.get_weights())
         self.averaged.trainable = False
-        self.label_smoothing, self.d_steps = label_smoothing, d_steps
-        self.n_classes, self.seed = n_classes, seed
+        # Numbers of NumPy would not go into the JSON text of a saved model.
+        self.label_smoothing, self.d_steps = float(label_smoothing), int(d_steps)
+        self.n_classes, self.seed = int(n_classes), int(seed)
         self.record = history.History()
         self._steps = self.add_weight(shape=(), dtype="int64", trainable=False, name="steps")
         self._noise = keras.random.SeedGenerator(seed)
@@ -217,8 +226,9 @@ class GAN(keras.Model):
         β₁ is 0.5 and not 0.9: momentum of 0.9 remembers an opponent that has moved on since.
         ``steps_per_execution`` steps run in one call of the compiled graph.
         """
-        at_least_one(steps_per_execution=steps_per_execution)
-        if min(d_lr, g_lr) <= 0 or not 0 <= beta_1 < 1:
+        demand_whole(steps_per_execution=steps_per_execution)
+        rates = all(is_between(0, rate, math.inf) and rate > 0 for rate in (d_lr, g_lr))
+        if not rates or not is_between(0, beta_1, 1):
             raise ValueError(
                 f"d_lr={d_lr} and g_lr={g_lr} must be above 0, and beta_1={beta_1} in [0, 1)."
             )
@@ -230,11 +240,11 @@ class GAN(keras.Model):
             run_eagerly=run_eagerly,
         )
         self.settings = {
-            "d_lr": d_lr,
-            "g_lr": g_lr,
-            "beta_1": beta_1,
-            "steps_per_execution": steps_per_execution,
-            "run_eagerly": run_eagerly,
+            "d_lr": float(d_lr),
+            "g_lr": float(g_lr),
+            "beta_1": float(beta_1),
+            "steps_per_execution": int(steps_per_execution),
+            "run_eagerly": bool(run_eagerly),
         }
         self.d_optimizer = keras.optimizers.Adam(d_lr, beta_1=beta_1)
         self.g_optimizer = keras.optimizers.Adam(g_lr, beta_1=beta_1)
@@ -256,35 +266,40 @@ class GAN(keras.Model):
 
         ``labels`` (n,) are the pictures' classes, for a GAN with ``n_classes`` and for no other.
         A model that has done some goes on from there: a second call with the same number does
-        nothing. Ctrl-C and a loss that is no number undo the unfinished epoch. With ``checkpoint``
-        every epoch is saved to that file, and a fresh model continues from it when it exists.
+        nothing. Whatever stops an epoch undoes it: Ctrl-C, a loss that is no number, an error in a
+        callback. With ``checkpoint``, the name of an .npz file, every epoch is saved there, and a
+        fresh model continues from it when it exists.
 
-        Raises ValueError for unfit pictures, SavedModelError for a damaged checkpoint,
-        TrainingDiverged for NaN.
+        Raises ValueError for unfit pictures and numbers, SavedModelError for a checkpoint that is
+        damaged or of another GAN, TrainingDiverged for NaN.
         """
         self._demand_compiled("fit")
-        images = self._check_images(images)
-        classes = self._check_labels(labels, len(images))
+        demand_whole(0, epochs=epochs)
+        demand_whole(batch_size=batch_size)
+        pictures = _check_images(images, self.discriminator.input_shape[1:])
+        classes = _check_labels(labels, len(pictures), self.n_classes)
         batch = batch_size * self.d_steps
-        if not 1 <= batch <= len(images):
+        if batch > len(pictures):
             raise ValueError(
-                f"A step takes batch_size × d_steps = {batch} pictures and there are {len(images)}."
+                f"A step takes batch_size × d_steps = {batch} pictures and there are "
+                f"{len(pictures)}."
             )
-        if checkpoint is not None and self.epochs_done == 0 and Path(checkpoint).exists():
-            self._restore(*_read(Path(checkpoint)))
+        if isinstance(callbacks, keras.callbacks.Callback):
+            raise ValueError("callbacks is a list, even for one: write callbacks=[…].")
+        file = None if checkpoint is None else _check_name(checkpoint)
+        if file is not None and self.epochs_done == 0 and file.exists():
+            _restore(self, *_read(file))
         # A decay of an earlier run must not go on by itself; its callback sets them again.
         self.d_optimizer.learning_rate = self.settings["d_lr"]
         self.g_optimizer.learning_rate = self.settings["g_lr"]
-        per_call = min(int(self.settings["steps_per_execution"]), len(images) // batch)
+        per_call = min(int(self.settings["steps_per_execution"]), len(pictures) // batch)
         if per_call != self.steps_per_execution:
             self.steps_per_execution, self.train_function = per_call, None  # compile anew
-        steps = len(images) // batch // per_call * per_call
-        keeper = _Keeper(None if checkpoint is None else Path(checkpoint))
-        keeper.set_model(self)
-        keeper.remember()
+        steps = len(pictures) // batch // per_call * per_call
+        keeper = _Keeper(self, file)
         try:
             return super().fit(
-                _batches(images, classes, batch, self.seed, self.epochs_done, steps),
+                batches(pictures, classes, batch, self.seed, self.epochs_done, steps),
                 initial_epoch=self.epochs_done,
                 epochs=epochs,
                 steps_per_epoch=steps,
@@ -299,7 +314,7 @@ class GAN(keras.Model):
                 f"{self.epochs_done}. Call fit again to go on."
             )
             return self.history
-        except TrainingDiverged:
+        except BaseException:
             keeper.undo()
             raise
 
@@ -316,23 +331,44 @@ class GAN(keras.Model):
         )
         for real, classes in rounds[:-1]:
             self._d_step(to_signed(real), self._make(classes), classes)
-        real, classes = rounds[-1]
+        real, classes = to_signed(rounds[-1][0]), rounds[-1][1]
         with tf.GradientTape() as tape:
             fake = self._make(classes)
             with tape.stop_recording():
-                self._d_step(to_signed(real), fake, classes)
-            g_loss = _cross_entropy(self._logits(fake, classes), 1.0)
+                self._d_step(real, fake, classes)
+            g_loss = self.g_loss(real, fake, classes)
         weights = self.generator.trainable_variables
         self.g_optimizer.apply(tape.gradient(g_loss, weights), weights)
         self._means["g_loss"].update_state(g_loss)
         self._average()
         return {name: mean.result() for name, mean in self._means.items()}
 
+    def d_loss(
+        self, real: tf.Tensor, fake: tf.Tensor, classes: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Return D's loss in nats, and its logits of the real and the generated pictures, (n,).
+
+        ``real`` and ``fake`` are n pictures each in [−1, 1], of the same classes (n,). Override
+        this and `g_loss` to play another game.
+        """
+        real_logits, fake_logits = self.logits(real, classes), self.logits(fake, classes)
+        loss = cross_entropy(real_logits, 1 - self.label_smoothing)
+        return loss + cross_entropy(fake_logits, 0.0), real_logits, fake_logits
+
+    def g_loss(self, real: tf.Tensor, fake: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+        """Return G's non-saturating loss −log D(G(z)); another game may look at ``real`` too."""
+        return cross_entropy(self.logits(fake, classes), 1.0)
+
+    def logits(self, pictures: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+        """Return D's logits (n,) as it trains: is this a real picture (of its class)?"""
+        outputs = self.discriminator(pictures, training=True)
+        if not self.n_classes:
+            return outputs[:, 0]
+        return outputs[:, 0] + tf.gather(outputs[:, 1:], classes, axis=1, batch_dims=1)
+
     def _d_step(self, real: tf.Tensor, fake: tf.Tensor, classes: tf.Tensor) -> None:
         with tf.GradientTape() as tape:
-            real_logits, fake_logits = self._logits(real, classes), self._logits(fake, classes)
-            d_loss = _cross_entropy(real_logits, 1 - self.label_smoothing)
-            d_loss += _cross_entropy(fake_logits, 0.0)
+            d_loss, real_logits, fake_logits = self.d_loss(real, fake, classes)
         weights = self.discriminator.trainable_variables
         self.d_optimizer.apply(tape.gradient(d_loss, weights), weights)
         self._means["d_loss"].update_state(d_loss)
@@ -346,13 +382,6 @@ class GAN(keras.Model):
 
     def _with_classes(self, z: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         return tf.concat([z, tf.one_hot(classes, self.n_classes)], axis=1) if self.n_classes else z
-
-    def _logits(self, pictures: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-        """Return D's logits (n,): is this a real picture (of its class)?"""
-        outputs = self.discriminator(pictures, training=True)
-        if not self.n_classes:
-            return outputs[:, 0]
-        return outputs[:, 0] + tf.gather(outputs[:, 1:], classes, axis=1, batch_dims=1)
 
     def _average(self) -> None:
         """Move the averaged generator a little towards the present one.
@@ -385,7 +414,10 @@ class GAN(keras.Model):
         ``labels`` are the wanted classes (n,); without them the classes come in turn: 0, 1, 2, …
         Raises ValueError for latent vectors of another size, for NaN and for unfit labels.
         """
-        latents = np.asarray(z, dtype=np.float32)
+        try:
+            latents = np.asarray(z, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Latent vectors hold numbers alone: {error}.") from error
         if latents.ndim != 2 or latents.shape[1] != self.latent_dim or len(latents) == 0:
             raise ValueError(
                 f"Latent vectors of this GAN have the shape (n, {self.latent_dim}), and these have "
@@ -395,7 +427,7 @@ class GAN(keras.Model):
             raise ValueError("The latent vectors hold NaN or infinity: draw them anew.")
         if self.n_classes and labels is None:
             labels = np.arange(len(latents)) % self.n_classes
-        inputs = self._with_classes(latents, self._check_labels(labels, len(latents)))
+        inputs = self._with_classes(latents, _check_labels(labels, len(latents), self.n_classes))
         network = self.averaged if averaged else self.generator
         # In pieces: the layers inside hold some hundred times as many numbers as a picture.
         pieces = [
@@ -406,139 +438,43 @@ class GAN(keras.Model):
         return pictures[..., 0] if pictures.shape[-1] == 1 else pictures
 
     def save(self, path: str | Path, overwrite: bool = True) -> None:
-        """Write everything to one file: networks, optimisers, random state, record. `load` it.
+        """Write everything to one .npz file: networks, optimisers, random states, record.
 
-        A reader sees the old file or the new one, never half of it. Raises FileExistsError for a
-        file that exists when ``overwrite`` is False, and RuntimeError before `compile`.
+        `load` it. Not Keras's own format: a .keras file brings back weights and both Adams, but not
+        the states of the ``SeedGenerator`` objects (noise, dropout), so a run that goes on would
+        draw the numbers of its beginning once more.
+
+        A reader sees the old file or the new one, never half of it. Raises ValueError for another
+        kind of name, FileExistsError for a file that exists when ``overwrite`` is False, and
+        RuntimeError before `compile`.
         """
         self._demand_compiled("save")
-        path = Path(path)
+        path = _check_name(path)
         if path.exists() and not overwrite:
             raise FileExistsError(f"There is a {path} already: take another name, or overwrite it.")
-        path.parent.mkdir(parents=True, exist_ok=True)
         config = {
             "generator": keras.saving.serialize_keras_object(self.generator),
             "discriminator": keras.saving.serialize_keras_object(self.discriminator),
-            "gan": {
-                "label_smoothing": self.label_smoothing,
-                "d_steps": self.d_steps,
-                "n_classes": self.n_classes,
-                "seed": self.seed,
-            },
+            "gan": self._options(),
             "compile": self.settings,
             "record": self.record.rows,
         }
-        arrays = {f"{i:03d}": value.numpy() for i, value in enumerate(self._state())}
-        unfinished = path.with_name(path.name + ".tmp")
-        with unfinished.open("wb") as file:
-            np.savez(file, config=np.array(json.dumps(config)), **arrays)
-        unfinished.replace(path)
+        _write(path, json.dumps(config), [variable.numpy() for variable in _state(self)])
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "label_smoothing": self.label_smoothing,
+            "d_steps": self.d_steps,
+            "n_classes": self.n_classes,
+            "seed": self.seed,
+        }
 
     def _demand_compiled(self, before: str) -> None:
         if not getattr(self, "compiled", False):
             raise RuntimeError(f"This GAN has no optimisers yet: call compile() before {before}().")
 
-    def _state(self) -> list[Any]:
-        """Return every variable that training changes, the random states among them."""
-        optimizers = [*self.d_optimizer.variables, *self.g_optimizer.variables]
-        return [*self.variables, *optimizers]
 
-    def _restore(self, config: dict[str, Any], arrays: list[np.ndarray]) -> None:
-        shapes = [tuple(variable.shape) for variable in self._state()]
-        if shapes != [array.shape for array in arrays]:
-            raise SavedModelError(
-                "The saved GAN has other networks than this one: build the same ones, or `load` it."
-            )
-        for variable, value in zip(self._state(), arrays, strict=True):
-            variable.assign(value)
-        self.record.rows[:] = config["record"]
-
-    def _check_labels(self, labels: npt.ArrayLike | None, n: int) -> npt.NDArray[np.int32]:
-        """Return the classes of n pictures, int32 (n,), all zero for a GAN without classes."""
-        if labels is None or not self.n_classes:
-            if labels is not None or self.n_classes:
-                verb = "needs the" if self.n_classes else "knows no"
-                raise ValueError(
-                    f"This GAN {verb} classes of its pictures: n_classes is {self.n_classes}."
-                )
-            return np.zeros(n, dtype=np.int32)
-        classes = np.asarray(labels)
-        if classes.shape != (n,) or not np.isin(classes, np.arange(self.n_classes)).all():
-            raise ValueError(
-                f"Labels are whole numbers from 0 to {self.n_classes - 1}, one for each of the {n} "
-                f"pictures; these have the shape {classes.shape}."
-            )
-        return classes.astype(np.int32)
-
-    def _check_images(self, images: npt.ArrayLike) -> Images:
-        """Return the pictures with their channel axis: uint8 (n, height, width, channels)."""
-        pictures = np.asarray(images)
-        height, width, channels = self.discriminator.input_shape[1:]
-        expected = (height, width) if channels == 1 else (height, width, channels)
-        if pictures.shape[1:] != expected or len(pictures) == 0:
-            raise ValueError(
-                f"This GAN learns pictures of shape (n, {', '.join(map(str, expected))}), and "
-                f"these have {pictures.shape}."
-            )
-        if pictures.dtype != np.uint8:
-            raise ValueError(
-                f"Pictures are uint8, 0…255, and these are {pictures.dtype}: floats x in [0, 1] "
-                "become uint8 with (255 * x).round().astype('uint8')."
-            )
-        if pictures.max() < 2:
-            raise ValueError(
-                f"The brightest pixel of these pictures is {pictures.max()}, but white is 255: "
-                "they were scaled to 0…1 before they became uint8."
-            )
-        return pictures.reshape(len(pictures), height, width, channels)
-
-
-def load(path: str | Path) -> GAN:
-    """Read a GAN that `GAN.save` wrote, compiled, ready to generate and to train on.
-
-    Raises FileNotFoundError, and SavedModelError when the file is damaged or something else.
-    """
-    config, arrays = _read(Path(path))
-    try:
-        model = GAN(
-            keras.saving.deserialize_keras_object(config["generator"]),
-            keras.saving.deserialize_keras_object(config["discriminator"]),
-            **config["gan"],
-        )
-        model.compile(**config["compile"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(Path(path), error) from error
-    model._restore(config, arrays)
-    return model
-
-
-# What a wrong byte, a cut file or a file of another kind raises, by where it is hit.
-_DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError),
-    *(KeyError, TypeError, ValueError, AttributeError),
-)
-
-
-def _read(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Return the configuration and the arrays of a saved GAN."""
-    if not path.exists():
-        raise FileNotFoundError(f"There is no saved GAN at {path}: train one, or check the name.")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            config = json.loads(str(file["config"]))
-            return config, [file[name] for name in sorted(set(file.files) - {"config"})]
-    except _DAMAGE as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> SavedModelError:
-    return SavedModelError(
-        f"{path.name} is damaged or no saved GAN ({type(error).__name__}): delete it and train "
-        "again."
-    )
-
-
-def _batches(
+def batches(
     images: Images,
     labels: npt.NDArray[np.int32],
     batch: int,
@@ -563,7 +499,7 @@ def _batches(
     return rows.map(lambda i: (tf.gather(pictures, i), tf.gather(classes, i))).prefetch(8)
 
 
-def _cross_entropy(logits: tf.Tensor, target: float) -> tf.Tensor:
+def cross_entropy(logits: tf.Tensor, target: float) -> tf.Tensor:
     """Return the mean binary cross-entropy in nats of logits (n,) to one target in [0, 1].
 
     With target 1 for generated pictures this is −log D(G(z)), G's non-saturating loss.
@@ -571,11 +507,160 @@ def _cross_entropy(logits: tf.Tensor, target: float) -> tf.Tensor:
     return tf.reduce_mean(tf.math.softplus(logits) - target * logits)
 
 
-def at_least_one(**values: int) -> None:
-    """Raise ValueError, by its name, for a number below 1."""
+# Files -------------------------------------------------------------------------------------------
+
+
+def load(path: str | Path) -> GAN:
+    """Read a GAN that `GAN.save` wrote, compiled, ready to generate and to train on.
+
+    Raises FileNotFoundError, and SavedModelError when the file is damaged or something else.
+    """
+    path = Path(path)
+    config, arrays = _read(path)
+    try:
+        model = GAN(
+            keras.saving.deserialize_keras_object(config["generator"]),
+            keras.saving.deserialize_keras_object(config["discriminator"]),
+            **config["gan"],
+        )
+        model.compile(**config["compile"])
+    except Exception as error:  # Keras raises many kinds for a configuration that it did not write
+        raise _damaged(path, error) from error
+    _restore(model, config, arrays)
+    return model
+
+
+def _state(model: GAN) -> list[Any]:
+    """Return every variable that training changes, the random states among them."""
+    return [*model.variables, *model.d_optimizer.variables, *model.g_optimizer.variables]
+
+
+def _restore(model: GAN, config: dict[str, Any], arrays: list[np.ndarray]) -> None:
+    """Bring a compiled model to where a saved one was; raise before anything is changed."""
+    variables, options = _state(model), model._options()
+    if [tuple(variable.shape) for variable in variables] != [array.shape for array in arrays]:
+        raise SavedModelError(
+            "The saved GAN has other networks than this one: build the same ones, or `load` it."
+        )
+    for name, value in config["gan"].items():
+        if options[name] != value:
+            raise SavedModelError(
+                f"The saved GAN has {name}={value} and this one {name}={options[name]}: give it "
+                "the same, or name another file."
+            )
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
+    model.record.rows[:] = config["record"]
+
+
+def _write(path: Path, config: str, arrays: list[np.ndarray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entries: dict[str, Any] = {f"{i:03d}": array for i, array in enumerate(arrays)}
+    entries |= {"config": np.array(config), "sha256": np.array(_digest(config, arrays))}
+    unfinished = path.with_name(path.name + ".tmp")
+    try:
+        with unfinished.open("wb") as file:
+            np.savez(file, **entries)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Return the configuration and the arrays of a saved GAN, as they were written."""
+    if not path.exists():
+        raise FileNotFoundError(f"There is no saved GAN at {path}: train one, or check the name.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            text = str(file["config"])
+            sha256 = str(file["sha256"]) if "sha256" in file else None  # older files have none
+            arrays = [file[name] for name in sorted(set(file.files) - {"config", "sha256"})]
+        if sha256 not in (None, _digest(text, arrays)):
+            raise ValueError("its checksum is another")
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise ValueError("it holds NaN or infinity")
+        return json.loads(text), arrays
+    except Exception as error:  # by where a wrong byte hits, it is one of a dozen kinds
+        raise _damaged(path, error) from error
+
+
+def _digest(config: str, arrays: list[np.ndarray]) -> str:
+    digest = hashlib.sha256(config.encode())
+    for array in arrays:
+        digest.update(f"{array.dtype.str} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, error: Exception) -> SavedModelError:
+    return SavedModelError(
+        f"{path.name} is damaged or no saved GAN ({type(error).__name__}): delete it and train "
+        "again."
+    )
+
+
+def _check_name(path: str | Path) -> Path:
+    if Path(path).suffix != ".npz":
+        raise ValueError(
+            f"A GAN is saved in a file of its own kind, so let its name end in .npz, not "
+            f"{Path(path).name!r}; fit(…, checkpoint='gan.npz') saves every epoch."
+        )
+    return Path(path)
+
+
+# What goes in ------------------------------------------------------------------------------------
+
+
+def demand_whole(least: int = 1, /, **values: Any) -> None:
+    """Raise ValueError, with its name, for a value that is no whole number or below ``least``."""
     for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1.")
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not whole or value < least:
+            raise ValueError(f"{name}={value!r} must be a whole number, at least {least}.")
+
+
+def is_between(low: float, value: Any, high: float) -> bool:
+    """Return whether ``value`` is a number in [low, high); NaN is in no interval."""
+    return isinstance(value, int | float | np.number) and bool(low <= value < high)
+
+
+def _check_labels(labels: npt.ArrayLike | None, n: int, n_classes: int) -> npt.NDArray[np.int32]:
+    """Return the classes of n pictures, int32 (n,), all zero for a GAN without classes."""
+    if labels is None or not n_classes:
+        if labels is not None or n_classes:
+            verb = "needs the" if n_classes else "knows no"
+            raise ValueError(f"This GAN {verb} classes of its pictures: n_classes is {n_classes}.")
+        return np.zeros(n, dtype=np.int32)
+    classes = np.asarray(labels)
+    if classes.shape != (n,) or not np.isin(classes, np.arange(n_classes)).all():
+        raise ValueError(
+            f"Labels are whole numbers from 0 to {n_classes - 1}, one for each of the {n} "
+            f"pictures; these have the shape {classes.shape}."
+        )
+    return classes.astype(np.int32)
+
+
+def _check_images(images: npt.ArrayLike, shape: tuple[int, int, int]) -> Images:
+    """Return the pictures with their channel axis: uint8 (n, height, width, channels)."""
+    pictures = np.asarray(images)
+    height, width, channels = shape
+    expected = (height, width) if channels == 1 else (height, width, channels)
+    if pictures.shape[1:] != expected or len(pictures) == 0:
+        raise ValueError(
+            f"This GAN learns pictures of shape (n, {', '.join(map(str, expected))}), and "
+            f"these have {pictures.shape}."
+        )
+    if pictures.dtype != np.uint8:
+        raise ValueError(
+            f"Pictures are uint8, 0…255, and these are {pictures.dtype}: floats x in [0, 1] "
+            "become uint8 with (255 * x).round().astype('uint8')."
+        )
+    if pictures.max() < 2:
+        raise ValueError(
+            f"The brightest pixel of these pictures is {pictures.max()}, but white is 255: "
+            "they were scaled to 0…1 before they became uint8."
+        )
+    return pictures.reshape(len(pictures), height, width, channels)
 
 
 # The callback that `fit` adds -------------------------------------------------------------------
@@ -584,30 +669,41 @@ def at_least_one(**values: int) -> None:
 class _Keeper(keras.callbacks.Callback):
     """Keeps the record and the last whole epoch; it must be the last callback of all."""
 
-    def __init__(self, checkpoint: Path | None) -> None:
+    def __init__(self, model: GAN, checkpoint: Path | None) -> None:
         super().__init__()
+        self.set_model(model)
         self.checkpoint = checkpoint
+        self._remember()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         bad = [name for name, value in (logs or {}).items() if not math.isfinite(value)]
         if bad:
-            raise TrainingDiverged(
-                f"{bad[0]} is no longer a number in epoch {self.model.epochs_done + 1}: lower the "
-                f"learning rates; the model is back at the end of epoch {self.model.epochs_done}."
-            )
+            raise self._diverged(bad[0])
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        # The losses are older than the last step's weights.
+        if not all(np.isfinite(variable.numpy()).all() for variable in _state(self.model)):
+            raise self._diverged("a weight")
         values = {name: float(value) for name, value in (logs or {}).items()}
         self.model.record.rows.append({"epoch": epoch + 1, **values})
-        self.remember()
+        self._remember()
         if self.checkpoint is not None:
             self.model.save(self.checkpoint)
 
-    def remember(self) -> None:
-        self._state = [value.numpy() for value in self.model._state()]
-        self._rows = len(self.model.record.rows)
-
     def undo(self) -> None:
-        for variable, value in zip(self.model._state(), self._state, strict=True):
+        """Bring the model back to the end of the last whole epoch."""
+        values, rows = self._kept
+        for variable, value in zip(_state(self.model), values, strict=True):
             variable.assign(value)
-        del self.model.record.rows[self._rows :]
+        del self.model.record.rows[rows:]
+
+    def _remember(self) -> None:
+        values = [variable.numpy() for variable in _state(self.model)]
+        self._kept = values, len(self.model.record.rows)  # at once: Ctrl-C may come between
+
+    def _diverged(self, what: str) -> TrainingDiverged:
+        done = self.model.epochs_done
+        return TrainingDiverged(
+            f"{what} is no longer a number in epoch {done + 1}: lower the learning rates; the "
+            f"model is back at the end of epoch {done}."
+        )

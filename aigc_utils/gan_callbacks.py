@@ -22,7 +22,7 @@ class LinearDecay(keras.callbacks.Callback):
 
     def __init__(self, start: float = 0.5) -> None:
         super().__init__()
-        if not 0 <= start < 1:
+        if not gan.is_between(0, start, 1):
             raise ValueError(f"start={start} is a share of the training: it lies in [0, 1).")
         self.start = start
 
@@ -91,6 +91,8 @@ class Frames(keras.callbacks.Callback):
         show: Callable[[gan.Images, int], None] | None = None,
     ) -> None:
         super().__init__()
+        gan.demand_whole(n=n)
+        gan.demand_whole(0, seed=seed)
         self.n, self.seed, self.averaged, self.show = n, seed, averaged, show
         self.frames: list[gan.Images] = []
         self.epochs: list[int] = []
@@ -132,7 +134,8 @@ class Score(keras.callbacks.Callback):
         net: features.FeatureNet | None = None,
     ) -> None:
         super().__init__()
-        gan.at_least_one(every=every, n=n)
+        gan.demand_whole(every=every, n=n)
+        gan.demand_whole(0, seed=seed)
         self.net = net or features.load_feature_net("course")
         self.real = self.net(real)
         self.n, self.seed, self.every = n, seed, every

@@ -263,47 +263,30 @@ class OtherLoss(gan.GAN):
 
     recipe: Recipe
 
-    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, Any]:
-        """Let D learn once, then G once."""
-        images, classes = data
-        real = gan.to_signed(images)
-        with tf.GradientTape() as tape:
-            fake = self._make(classes)
-            with tape.stop_recording():
-                self._d_step(real, fake, classes)
-            fake_logits = self._logits(fake, classes)
-            if self.recipe.loss == "relativistic":
-                with tape.stop_recording():
-                    real_logits = self._logits(real, classes)
-                fake_logits -= real_logits
-            g_loss = tf.reduce_mean(tf.math.softplus(-fake_logits))
-        weights = self.generator.trainable_variables
-        self.g_optimizer.apply(tape.gradient(g_loss, weights), weights)
-        self._means["g_loss"].update_state(g_loss)
-        self._average()
-        return {name: mean.result() for name, mean in self._means.items()}
-
-    def _d_step(self, real: tf.Tensor, fake: tf.Tensor, classes: tf.Tensor) -> None:
+    def d_loss(
+        self, real: tf.Tensor, fake: tf.Tensor, classes: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Return D's loss with its penalty, and its logits of real and generated pictures."""
         relativistic = self.recipe.loss == "relativistic"
         with tf.GradientTape() as tape:
-            with tf.GradientTape() as inner:
-                inner.watch([real, fake])
-                real_logits, fake_logits = self._logits(real, classes), self._logits(fake, classes)
-                total = tf.reduce_sum(real_logits) + tf.reduce_sum(fake_logits)
-            # A picture's logit depends on that picture alone, so this holds each one's own slope.
-            slopes = inner.gradient(total, [real, fake] if relativistic else [real])
-            penalty = sum(tf.reduce_mean(tf.reduce_sum(slope**2, [1, 2, 3])) for slope in slopes)
-            if relativistic:
-                d_loss = tf.reduce_mean(tf.math.softplus(fake_logits - real_logits))
-            else:
-                d_loss = tf.reduce_mean(tf.math.softplus(-real_logits))
-                d_loss += tf.reduce_mean(tf.math.softplus(fake_logits))
-            cost = d_loss + self.recipe.gamma / 2 * penalty
-        weights = self.discriminator.trainable_variables
-        self.d_optimizer.apply(tape.gradient(cost, weights), weights)
-        self._means["d_loss"].update_state(d_loss)
-        self._means["d_real"].update_state(tf.sigmoid(real_logits))
-        self._means["d_fake"].update_state(tf.sigmoid(fake_logits))
+            tape.watch([real, fake])
+            real_logits, fake_logits = self.logits(real, classes), self.logits(fake, classes)
+            total = tf.reduce_sum(real_logits) + tf.reduce_sum(fake_logits)
+        # A picture's logit depends on that picture alone, so this holds each one's own slope.
+        slopes = tape.gradient(total, [real, fake] if relativistic else [real])
+        penalty = sum(tf.reduce_mean(tf.reduce_sum(slope**2, [1, 2, 3])) for slope in slopes)
+        if relativistic:
+            loss = gan.cross_entropy(real_logits - fake_logits, 1.0)
+        else:
+            loss = gan.cross_entropy(real_logits, 1.0) + gan.cross_entropy(fake_logits, 0.0)
+        return loss + self.recipe.gamma / 2 * penalty, real_logits, fake_logits
+
+    def g_loss(self, real: tf.Tensor, fake: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+        """Return G's loss, relative to the real pictures if so wished."""
+        logits = self.logits(fake, classes)
+        if self.recipe.loss == "relativistic":
+            logits -= tf.stop_gradient(self.logits(real, classes))
+        return gan.cross_entropy(logits, 1.0)
 
 
 # Training ----------------------------------------------------------------------------------------
@@ -337,7 +320,7 @@ def train(
         model, batch = KerasExample(), KerasExample.BATCH
         steps = len(images) // batch // 8 * 8
         model.fit(
-            gan._batches(images[..., None], np.int32(labels), batch, seed, 0, steps),
+            gan.batches(images[..., None], np.int32(labels), batch, seed, 0, steps),
             epochs=FOR_EVER,
             steps_per_epoch=steps,
             callbacks=[stopwatch],

@@ -5,7 +5,7 @@ import colorsys
 import numpy as np
 import pytest
 
-from aigc_utils import colour, data, features, history
+from aigc_utils import colour, data, features, gan, history
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,8 @@ def test_the_networks_fit_each_other_and_the_article():
         assert shape in shapes
     made = np.asarray(generator(np.zeros((2, 64), "float32")))
     assert np.abs(made).max() <= 1
-    pictures = colour.as_pictures(made)
-    assert np.abs(colour.as_network_input(pictures) - made).max() < 0.01
+    pictures = gan.to_uint8(made)
+    assert np.abs(np.asarray(gan.to_signed(pictures)) - made).max() < 0.01
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_the_networks_fit_each_other_and_the_article():
     [
         (lambda: colour.dye(np.zeros((2, 28, 28)), [0, 1]), "uint8"),
         (lambda: colour.dye(np.zeros((2, 28, 28), np.uint8), [0]), "2 labels"),
-        (lambda: colour.undye(np.zeros((2, 64, 64, 3))), "as_pictures"),
+        (lambda: colour.undye(np.zeros((2, 64, 64, 3))), "gan.to_uint8"),
         (lambda: colour.undye(np.zeros((2, 32, 32, 3), np.uint8)), "64, 64, 3"),
     ],
 )

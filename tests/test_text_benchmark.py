@@ -6,15 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import scripts
 import torch
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-import text
 
 from aigc_utils import data
 from aigc_utils.gpt import GPT, GPTConfig
 
 ROOT = Path(__file__).resolve().parents[1]
+text = scripts.load("benchmarks/text.py")
 
 
 def test_reference_has_the_published_shape_and_schedule():
