@@ -17,7 +17,7 @@ export HOME := $(CURDIR)/.home
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test test-fast refresh exercises reset doctor lock
+.PHONY: help setup lab test test-fast mutants refresh exercises reset doctor lock
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ test-fast: setup ## the inner loop: linter, types and quick tests, no notebook r
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests -m "not slow and not browser"
+
+mutants: setup ## plant faults in the package, one at a time, and see the quick tests notice them
+	$(BIN)/python tools/mutants.py $(MODULES)
 
 refresh: setup ## re-execute notebooks and store their outputs (some: NOTEBOOKS="notebooks/01_attention.ipynb")
 	$(BIN)/python tools/refresh.py $(NOTEBOOKS)
