@@ -200,13 +200,25 @@ def test_backward_names_a_gradient_of_the_wrong_shape():
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize(("size", "stride"), [(2, None), (3, 2), (2, 1), (3, None)])
-def test_pooling_is_keras(size, stride, padding):
+def test_max_pooling_is_keras(size, stride, padding):
     images = np.random.default_rng(2).normal(size=(2, 7, 8, 3)) - 3  # padding by zeros would win
-    for ours, kind in ((conv.max_pool, "max"), (conv.average_pool, "average")):
-        layer = {"max": keras.ops.max_pool, "average": keras.ops.average_pool}[kind]
-        theirs = layer(images, size, strides=stride or size, padding=padding)
-        output = ours(images, size, stride=stride, padding=padding)
-        np.testing.assert_allclose(output, theirs, atol=1e-6)
+    theirs = keras.ops.max_pool(images, size, strides=stride or size, padding=padding)
+    ours = conv.max_pool(images, size, stride=stride, padding=padding)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_average_pooling_is_keras(size):
+    images = np.random.default_rng(2).normal(size=(2, 7, 8, 3))
+    theirs = keras.ops.average_pool(images, size)
+    np.testing.assert_allclose(conv.average_pool(images, size), theirs, atol=1e-6)
+
+
+def test_pooling_hides_no_pixel_that_is_no_number():
+    images = np.ones((1, 4, 4, 1))
+    images[0, 0, 1] = np.nan
+    for pool in (conv.max_pool, conv.average_pool):
+        np.testing.assert_array_equal(pool(images, 2)[0, :, :, 0], [[np.nan, 1], [1, 1]])
 
 
 def test_patches_hold_every_window_once():
