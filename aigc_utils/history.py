@@ -5,6 +5,7 @@ that is being written can be read at any time, and a killed run loses at most it
 `aigc_utils.curves` draws it.
 """
 
+import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,32 +46,34 @@ class Run:
     """Write one run to a JSONL file: ``with Run(path, lr=0.1) as run: run.log(step=1, loss=2.0)``.
 
     ``append=True`` continues a file that an interrupted run left behind; ``settings`` are then
-    those of the file. Without it an existing file is replaced. Every row is flushed at once.
+    those of the file. Without it an existing file is replaced. Every row is on its way to the disk
+    when ``log`` returns. With ``path=None`` the rows stay in memory, in ``history``.
     """
 
-    def __init__(self, path: str | Path, *, append: bool = False, **settings: Any) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path | None, *, append: bool = False, **settings: Any) -> None:
+        self.path = None if path is None else Path(path)
+        self.history = History(settings=settings)
+        self._file: io.RawIOBase | None = None
+        if self.path is None:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        resumed = append and self.path.exists()
-        if resumed:
+        if append and self.path.exists():
             self.history = read(self.path)
-            # A killed run may leave half a line: write back only what was read.
-            _write(self.path, self.history)
-        else:
-            self.history = History(settings=settings)
-            _write(self.path, self.history)
-        self._file = self.path.open("a", encoding="utf-8")
+        write(self.path, self.history)  # without the half line that a killed run may leave
+        self._file = self.path.open("ab", buffering=0)
 
     def log(self, **metrics: Any) -> None:
         """Append one row of metrics to the file and to ``history``."""
         row = {name: _plain(value) for name, value in metrics.items()}
         self.history.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        line = (json.dumps(row) + "\n").encode()
+        while line and self._file is not None:
+            line = line[self._file.write(line) or 0 :]  # a disk nearly full takes a part
 
     def close(self) -> None:
         """Close the file; the history stays readable."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -89,23 +92,26 @@ def read(path: str | Path) -> History:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no run at {path}; train first, or check the name")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number == len(lines) and number > 1:
-                break
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif number < len(lines) or number == 1:
             raise ValueError(
-                f"line {number} of {path} is not JSON; delete the file and run again"
-            ) from None
+                f"line {number} of {path} is no row of JSON; move the file away and run again"
+            )
     if not rows or "settings" not in rows[0]:
         raise ValueError(f"{path} does not begin with the settings of a run; it is another file")
     return History(settings=rows[0]["settings"], rows=rows[1:])
 
 
-def _write(path: Path, history: History) -> None:
+def write(path: Path, history: History) -> None:
+    """Write a whole run; ``read`` gives it back."""
     lines = [{"settings": history.settings}, *history.rows]
     unfinished = path.with_name(path.name + ".tmp")  # whoever is killed here loses nothing
     unfinished.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

@@ -5,9 +5,12 @@ Weight Decay Regularization*, 2019) or, for the matrices inside the blocks, Muon
 *Muon: An optimizer for hidden layers in neural networks*, 2024); a warm-up, a plateau and a linear
 descent of the learning rate; gradient clipping; validation over the whole validation text.
 
+Everything happens on the model's own device: with a GPU, `model.to("cuda")` before `train` is the
+one line to change. The ids stay where they are, and batches move.
+
 Under `torchrun --nproc_per_node=2` every process takes its share of each batch and the gradients
-are averaged: the same losses as in one process, up to the order of sums (Muon, which rounds to
-bfloat16 inside, lets that grow to a thousandth). All processes must see the same `folder`.
+are averaged: the same losses as in one process, up to the order of sums (in bfloat16, a thousandth)
+and up to dropout, whose masks each process draws for itself. All must see the same `folder`.
 """
 
 from __future__ import annotations
@@ -18,17 +21,20 @@ import json
 import math
 import os
 import time
+import warnings
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -36,6 +42,7 @@ from aigc_utils import history
 from aigc_utils.gpt import GPT, LLAMA, check_ids
 
 MUON_LR = 0.02
+LOGITS = 2**22  # that `evaluate` computes at once, 16 MB of float32
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class TrainConfig:
     clip: float = 1.0  # largest norm of the gradient; 0 leaves it alone
     eval_every: int = 100  # steps between validations, each with a checkpoint
     log_every: int = 10  # steps between rows of the history
-    bf16: bool | None = None  # None: measure whether this processor multiplies faster in bfloat16
+    bf16: bool | None = None  # multiply in bfloat16? None: measure whether that is faster here
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -90,11 +97,11 @@ SMALL_RUN = TrainConfig(steps=400, batch_size=16)
 
 
 class TrainingDiverged(ArithmeticError):
-    """The loss is no longer a number; the last good checkpoint is kept."""
+    """The loss is no longer a number; a checkpoint that was written before is kept."""
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be read, or belongs to another run."""
+    """A checkpoint cannot be read or written, or belongs to another run."""
 
 
 def schedule(step: int, config: TrainConfig) -> float:
@@ -132,32 +139,33 @@ def evaluate(model: GPT, ids: Tensor, *, overlap: int = 0, bf16: bool = False) -
     """Mean loss in nats per token over the whole of ids (n,), in fixed windows of the context.
 
     Every token but the first is predicted exactly once. `overlap` tokens of each window repeat the
-    end of the one before, so that no prediction has less than that to look back on.
+    end of the one before, so that no prediction has less than that to look back on. It runs on the
+    model's device, a few windows at a time.
     """
-    context = model.config.context
+    context, device = model.config.context, model.embedding.weight.device
     ids = check_text("evaluation", ids, model, shortest=2)
     if not 0 <= overlap < context:
         raise ValueError(f"overlap={overlap} must lie in 0…{context - 1}.")
     was_training = model.training
     model.eval()
+
+    def losses(x: Tensor, y: Tensor) -> Tensor:
+        with _autocast(device, bf16):
+            logits = model(x.to(device))
+        return F.cross_entropy(logits.float().mT, y.to(device), reduction="none").cpu().double()
+
     rank, processes = _processes()
+    total = torch.zeros((), dtype=torch.float64, device="cpu")
     fresh = context - overlap  # tokens that a window predicts
-    full = torch.arange(0, max(0, len(ids) - context), fresh)
-    total = torch.zeros((), dtype=torch.float64)
-    chunks = full.split(64) if len(full) else ()
-    for chunk in chunks[rank::processes]:
-        x, y = cut(ids, chunk, context)
-        with _autocast(bf16):
-            logits = model(x)
-        losses = F.cross_entropy(logits.float().mT, y, reduction="none").double()
-        total += losses[:, overlap:].sum() + losses[chunk == 0, :overlap].sum()
+    full = torch.arange(0, max(0, len(ids) - context), fresh, device="cpu")
+    rows = min(64, max(1, LOGITS // (context * model.config.vocab_size)))
+    for chunk in full.split(rows)[rank::processes] if len(full) else ():
+        nats = losses(*cut(ids, chunk, context))
+        total += nats[:, overlap:].sum() + nats[chunk == 0, :overlap].sum()
     done = int(full[-1]) + context if len(full) else 0  # tokens predicted so far
     if rank == 0 and done < len(ids) - 1:
         begin = max(0, len(ids) - 1 - context)
-        with _autocast(bf16):
-            logits = model(ids[None, begin:-1])
-        losses = F.cross_entropy(logits[0].float(), ids[begin + 1 :], reduction="none").double()
-        total += losses[done - begin :].sum()
+        total += losses(ids[None, begin:-1], ids[None, begin + 1 :])[0, done - begin :].sum()
     if processes > 1:
         dist.all_reduce(total)
     model.train(was_training)
@@ -175,15 +183,15 @@ def bits_per_character(
 
 
 @functools.cache
-def bf16_pays() -> bool:
-    """Measure whether this processor multiplies matrices at least 1.5 times faster in bfloat16."""
+def bf16_pays(device: str = "cpu") -> bool:
+    """Measure whether `device` multiplies matrices at least 1.5 times faster in bfloat16."""
 
     def seconds(dtype: torch.dtype) -> float:
-        matrix = torch.ones(512, 512, dtype=dtype)
+        matrix = torch.ones(512, 512, dtype=dtype, device=device)
         times = []
         for _ in range(8):
             begin = time.perf_counter()
-            matrix @ matrix
+            (matrix @ matrix)[0, 0].item()  # a GPU has finished only when a number is asked for
             times.append(time.perf_counter() - begin)
         return min(times)
 
@@ -244,7 +252,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(model: GPT, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """One optimiser, or two for Muon: it takes the blocks' matrices and AdamW takes the rest."""
+    """One optimiser, or two for Muon: it takes the blocks' matrices and AdamW takes the rest.
+
+    Muon orthogonalises in bfloat16 when the run does; in float32 otherwise.
+    """
     blocks: list[Tensor] = []
     tables: list[Tensor] = []
     vectors: list[Tensor] = []
@@ -271,14 +282,27 @@ def make_optimizers(model: GPT, config: TrainConfig) -> list[torch.optim.Optimiz
         torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
     ]
     if muon:
-        bf16 = bf16_pays() if config.bf16 is None else config.bf16
+        device = str(model.embedding.weight.device)
+        bf16 = bf16_pays(device) if config.bf16 is None else config.bf16
         optimizers.append(Muon([matrices], dtype=torch.bfloat16 if bf16 else torch.float32))
     return optimizers
 
 
+@dataclass
+class Progress:
+    """Where a run is: a checkpoint keeps it beside the weights and the optimisers' states."""
+
+    bf16: bool  # as measured when the run began
+    step: int = 0  # steps done
+    seconds: float = 0.0  # spent on them
+    best: float = math.inf  # lowest validation loss so far
+    best_step: int = 0  # where it was reached
+    best_digest: int = 0  # checksum of the weights that reached it
+
+
 def train(
     model: GPT,
-    data: tuple[Tensor, Tensor],
+    data: tuple[Any, Any],
     config: TrainConfig,
     folder: str | Path,
     *,
@@ -292,95 +316,184 @@ def train(
     interruption continues from there and gives the losses of an uninterrupted run. `watch` is
     called with the history after every validation, the one at step 0 included.
 
-    Raises ValueError for unfit data, CheckpointError for a checkpoint that is damaged or belongs
-    to another run, TrainingDiverged when the loss is no longer a number.
+    The ids (n,) may be tensors, NumPy arrays or lists of any integer type; the work is done where
+    the model is. Raises ValueError for unfit data, CheckpointError for a checkpoint that is
+    damaged or belongs to another run, for a folder that cannot be written and for one in which
+    another process is training, TrainingDiverged when the loss is no longer a number.
     """
-    train_ids = check_text("training", data[0], model, shortest=model.config.context + 1)
-    val_ids = check_text("validation", data[1], model, shortest=2)
+    texts = (
+        check_text("training", data[0], model, shortest=model.config.context + 1),
+        check_text("validation", data[1], model, shortest=2),
+    )
     folder = Path(folder)
     with _process_group(), torch.random.fork_rng(devices=[]):
-        rank, processes = _processes()
+        _, processes = _processes()
         if config.batch_size % processes:
             raise ValueError(
                 f"batch_size={config.batch_size} must be a multiple of the {processes} processes."
             )
-        torch.manual_seed(config.seed)
-        _copy_from_first_process([weight.data for weight in model.parameters()])
-        optimizers = make_optimizers(model, config)
-        settings = {
+        with _only_writer(folder):
+            run = _Run(model, texts, config, folder, watch)
+            with run.log:
+                run.go_on()
+            if processes > 1:
+                dist.barrier()  # the best weights are on disk before anyone reads them
+            model.load_state_dict(load_file(folder / "best" / "weights.safetensors"))
+        model.eval()
+        return run.log.history
+
+
+class _Run:
+    """One call of `train`: the model and its optimizers, where they are, and what they write."""
+
+    def __init__(
+        self,
+        model: GPT,
+        texts: tuple[Tensor, Tensor],
+        config: TrainConfig,
+        folder: Path,
+        watch: Callable[[history.History], None] | None,
+    ) -> None:
+        self.model, self.config, self.folder, self.watch = model, config, folder, watch
+        self.train_ids, self.val_ids = texts
+        self.rank, self.processes = _processes()
+        self.device = model.embedding.weight.device
+        self.settings = {
             "model": asdict(model.config),
             "training": asdict(config),
-            "text": [zlib.crc32(ids.numpy().tobytes()) for ids in (train_ids, val_ids)],
+            "text": [zlib.crc32(ids.cpu().numpy().tobytes()) for ids in texts],
         }
-        now: dict[str, Any] = {"step": 0, "seconds": 0.0, "best": math.inf}
-        if (folder / "last.safetensors").exists():
-            now = _load_checkpoint(folder, model, optimizers, settings)
+        _copy_from_first_process([weight.data for weight in model.parameters()])
+        resumed = (folder / "last.safetensors").exists()
+        if resumed:
+            self.progress, tensors = _read_checkpoint(folder, self.settings)
         else:
-            pays = torch.tensor([int(bf16_pays() if config.bf16 is None else config.bf16)])
+            wanted = bf16_pays(str(self.device)) if config.bf16 is None else config.bf16
+            pays = torch.tensor([int(wanted)])
             _copy_from_first_process([pays])  # one process may have measured otherwise
-            now["bf16"] = bool(pays)
-        run = _open_history(folder, now["step"], settings)
+            self.progress = Progress(bf16=bool(pays))
+        self.optimizers = make_optimizers(model, replace(config, bf16=self.progress.bf16))
+        if resumed:
+            _restore(model, self.optimizers, tensors)
+            self._find_best()
+        with _writing(folder):
+            self.log = _open_history(folder, self.progress.step, self.settings)
 
-        def validate(row: dict[str, Any]) -> None:
-            val_loss = evaluate(model, val_ids, bf16=now["bf16"])
-            if not math.isfinite(val_loss):
-                raise _diverged(now["step"], "validation loss", val_loss, config, folder)
-            run.log(**row, val_loss=val_loss)
-            if rank == 0:
-                if val_loss < now["best"]:
-                    now["best"] = val_loss
-                    model.save(folder / "best")
-                _save_checkpoint(folder, model, optimizers, {**settings, "now": now})
-            if watch is not None:
-                watch(run.history)
-
-        with run:
-            if now["step"] == 0:
-                validate({"step": 0, "tokens": 0, "seconds": 0.0})
-            context, since = model.config.context, time.perf_counter()
-            batches = windows(len(train_ids), context, config.batch_size, config.seed, now["step"])
-            bar = tqdm(
-                total=config.steps,
-                initial=now["step"],
-                unit="step",
-                disable=rank > 0 or os.environ.get("AIGC_STATIC") == "1",
-            )
-            losses: list[float] = []
-            model.train()
-            while now["step"] < config.steps:
-                x, y = cut(train_ids, next(batches)[rank::processes], context)
-                factor = schedule(now["step"], config)
-                loss = step(
-                    model, optimizers, x, y, factor=factor, clip=config.clip, bf16=now["bf16"]
-                )
-                now["step"] += 1
-                if not math.isfinite(loss):
-                    raise _diverged(now["step"], "training loss", loss, config, folder)
-                losses.append(loss)
+    def go_on(self) -> None:
+        """Do the steps that are left, with rows, validations and checkpoints when they are due."""
+        config, progress, context = self.config, self.progress, self.model.config.context
+        if progress.step == 0:
+            self._validate({"step": 0, "tokens": 0, "seconds": 0.0})
+        starts = windows(
+            len(self.train_ids), context, config.batch_size, config.seed, progress.step
+        )
+        losses: list[float] = []
+        since = time.perf_counter()
+        silent = self.rank > 0 or os.environ.get("AIGC_STATIC") == "1"
+        with tqdm(total=config.steps, initial=progress.step, unit="step", disable=silent) as bar:
+            while progress.step < config.steps:
+                factor = schedule(progress.step, config)
+                losses.append(self._step(next(starts), factor))
                 bar.update()
-                done, last = now["step"], now["step"] == config.steps
-                if not (done % config.log_every and done % config.eval_every) or last:
-                    now["seconds"] += time.perf_counter() - since
-                    row = {
-                        "step": done,
-                        "train_loss": sum(losses) / len(losses),
-                        "lr": factor * config.lr,
-                        "tokens": done * config.batch_size * context,
-                        "seconds": now["seconds"],
-                    }
-                    losses.clear()
-                    bar.set_postfix(loss=f"{row['train_loss']:.3f}", best_val=f"{now['best']:.3f}")
-                    if done % config.eval_every == 0 or last:
-                        validate(row)
-                    else:
-                        run.log(**row)
-                    since = time.perf_counter()
-            bar.close()
-        if processes > 1:
-            dist.barrier()  # the best weights are on disk before anyone reads them
-        model.load_state_dict(load_file(folder / "best" / "weights.safetensors"))
-        model.eval()
-        return run.history
+                done, last = progress.step, progress.step == config.steps
+                judged = done % config.eval_every == 0 or last
+                if not judged and done % config.log_every:
+                    continue
+                progress.seconds += time.perf_counter() - since
+                row = {
+                    "step": done,
+                    "train_loss": sum(losses) / len(losses),
+                    "lr": factor * config.lr,
+                    "tokens": done * config.batch_size * context,
+                    "seconds": progress.seconds,
+                }
+                losses.clear()
+                bar.set_postfix(loss=f"{row['train_loss']:.3f}", best_val=f"{progress.best:.3f}")
+                if judged:
+                    self._validate(row)
+                else:
+                    self._write_row(row)
+                since = time.perf_counter()
+
+    def _step(self, starts: Tensor, factor: float) -> float:
+        """Train on the windows that begin at starts (batch_size,); return their loss."""
+        config, progress = self.config, self.progress
+        self.model.train()  # whatever the watcher has left
+        # What dropout draws depends on seed, step and process alone, so a resumed run draws it too.
+        torch.manual_seed(zlib.crc32(f"{config.seed} {progress.step} {self.rank}".encode()))
+        x, y = cut(self.train_ids, starts[self.rank :: self.processes], self.model.config.context)
+        loss = step(
+            self.model,
+            self.optimizers,
+            x.to(self.device),
+            y.to(self.device),
+            factor=factor,
+            clip=config.clip,
+            bf16=progress.bf16,
+        )
+        progress.step += 1
+        if not math.isfinite(loss):
+            raise self._diverged("training", loss)
+        return loss
+
+    def _validate(self, row: dict[str, Any]) -> None:
+        """Log the row with the validation loss, write a checkpoint, and call the watcher."""
+        val_loss = evaluate(self.model, self.val_ids, bf16=self.progress.bf16)
+        if not math.isfinite(val_loss):
+            raise self._diverged("validation", val_loss)
+        self._write_row({**row, "val_loss": val_loss})
+        self._save(val_loss)
+        if self.watch is not None:
+            self.watch(self.log.history)
+
+    def _write_row(self, row: dict[str, Any]) -> None:
+        with _writing(self.folder):
+            self.log.log(**row)
+
+    def _save(self, val_loss: float) -> None:
+        """Write `last.safetensors` and, when the weights are the best so far, `best/`.
+
+        In this order: who is killed between the two has the best weights in the first.
+        """
+        progress = self.progress
+        if self.rank > 0:
+            return
+        better = val_loss < progress.best
+        if better:
+            progress.best, progress.best_step = val_loss, progress.step
+            progress.best_digest = _digest(self.model.state_dict())
+        with _writing(self.folder):
+            _save_checkpoint(self.folder, self.model, self.optimizers, self.settings, progress)
+            if better:
+                self.model.save(self.folder / "best")
+
+    def _find_best(self) -> None:
+        """Check `best/`; when it is not what the checkpoint remembers, write it anew."""
+        there = torch.tensor([int(_digest_of_best(self.folder) == self.progress.best_digest)])
+        _copy_from_first_process([there])
+        if there:
+            return
+        if self.progress.best_step != self.progress.step:
+            warnings.warn(
+                f"The weights in {self.folder.name}/best are missing or damaged: those of step "
+                f"{self.progress.step} take their place.",
+                stacklevel=4,
+            )
+        self.progress.best = math.inf
+        self._save(evaluate(self.model, self.val_ids, bf16=self.progress.bf16))
+
+    def _diverged(self, name: str, value: float) -> TrainingDiverged:
+        step = self.progress.step
+        if step == 0:
+            return TrainingDiverged(
+                f"The {name} loss is {value} before the first step: the model's weights hold "
+                "numbers that are too large or none at all, so build the model again."
+            )
+        knob = "blocks_lr or lr" if self.config.optimizer == "muon" else "lr"
+        return TrainingDiverged(
+            f"The {name} loss became {value} at step {step}: lower {knob} or lengthen warmup, and "
+            f"start in a new folder; the last good checkpoint is kept in {self.folder.name}."
+        )
 
 
 def check_text(name: str, ids: Any, model: GPT, *, shortest: int) -> Tensor:
@@ -415,7 +528,7 @@ def step(
     The learning rates are `factor` times those that the optimizers were made with; a gradient
     longer than `clip` (0: any) is shortened to it. Under torchrun gradients and loss are means.
     """
-    with _autocast(bf16):
+    with _autocast(x.device, bf16):
         logits = model(x)
     loss = F.cross_entropy(logits.float().flatten(0, 1), y.flatten())
     loss.backward()
@@ -430,84 +543,134 @@ def step(
     return loss.item()
 
 
-def _autocast(bf16: bool) -> contextlib.AbstractContextManager:
-    return torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
+def _autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextManager:
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
-def _diverged(
-    step: int, name: str, value: float, config: TrainConfig, folder: Path
-) -> TrainingDiverged:
-    knob = "blocks_lr or lr" if config.optimizer == "muon" else "lr"
-    return TrainingDiverged(
-        f"The {name} became {value} at step {step}: lower {knob} or lengthen warmup, and start in "
-        f"a new folder; the last good checkpoint is kept in {folder.name}."
-    )
+# What is on disk ---------------------------------------------------------------------------------
 
 
-def _open_history(folder: Path, step: int, settings: dict[str, Any]) -> Any:
-    """Open history.jsonl; a resumed run drops the rows that lie after its checkpoint."""
+@contextlib.contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Make the folder and hold its lock: two runs that share one would mix up their files."""
     if _processes()[0] > 0:
-        return _SilentRun()
+        yield
+        return
+    lock = FileLock(folder / "training.lock", timeout=0)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise CheckpointError(
+                f"Another run is training in {folder.name}: wait until it has ended, or train in "
+                "another folder."
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turn what a full or read-only disk raises into one sentence."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(
+            f"The folder {folder.name} cannot be written ({reason}): make room there or take "
+            "another folder; what was saved before is whole, and `train` goes on from it."
+        ) from error
+
+
+def _open_history(folder: Path, step: int, settings: dict[str, Any]) -> history.Run:
+    """Open history.jsonl with the rows up to the checkpoint; an unreadable one is put aside."""
+    if _processes()[0] > 0:
+        return history.Run(None)  # the first process keeps the record
     path = folder / "history.jsonl"
-    if step == 0:
-        return history.Run(path, **settings)
-    rows = [row for row in history.read(path).rows if row["step"] <= step]
-    temporary = path.with_suffix(".tmp")
-    with history.Run(temporary, **settings) as copy:
-        for row in rows:
-            copy.log(**row)
-    temporary.replace(path)
+    rows, lost = [], ""
+    if step > 0:
+        try:
+            rows = [row for row in history.read(path).rows if row["step"] <= step]
+        except FileNotFoundError:
+            lost = f"{path.name} is missing from {folder.name}"
+        except (ValueError, KeyError, TypeError):
+            path.replace(path.with_suffix(".damaged"))
+            lost = f"{path.name} in {folder.name} was damaged and is now history.damaged"
+    if lost:
+        warnings.warn(f"{lost}: the history goes on after step {step}.", stacklevel=4)
+    history.write(path, history.History(settings, rows))
     return history.Run(path, append=True)
 
 
-class _SilentRun(contextlib.nullcontext):
-    """The history of a process that writes nothing: rank 0 keeps the record."""
+def _digest(tensors: Mapping[str, Tensor], text: str = "") -> int:
+    """Checksum of a text and of every tensor's name, type, shape and bits."""
+    crc = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
+        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc)
+    return crc
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.history = history.History()
 
-    def log(self, **metrics: Any) -> None:
-        self.history.rows.append(metrics)
-
-
-# Checkpoints -------------------------------------------------------------------------------------
+def _digest_of_best(folder: Path) -> int | None:
+    try:
+        return _digest(GPT.load(folder / "best").state_dict())
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError):
+        return None  # missing or damaged
 
 
 def _save_checkpoint(
-    folder: Path, model: GPT, optimizers: list[torch.optim.Optimizer], record: dict[str, Any]
-) -> None:
-    """Write last.safetensors: weights, optimiser state, random state, and the record as JSON."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors["random"] = torch.get_rng_state()
-    for i, optimizer in enumerate(optimizers):
-        for j, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{j}.{k}": v for k, v in state.items() if v is not None}
-    temporary = folder / "last.safetensors.tmp"
-    save_file(tensors, temporary, metadata={"record": json.dumps(record)})
-    temporary.replace(folder / "last.safetensors")  # atomic: a reader sees the old or the new
-
-
-def _load_checkpoint(
     folder: Path,
     model: GPT,
     optimizers: list[torch.optim.Optimizer],
     settings: dict[str, Any],
-) -> dict[str, Any]:
-    """Restore what `_save_checkpoint` wrote and return where the run was."""
+    progress: Progress,
+) -> None:
+    """Write last.safetensors: weights, optimisers' states, and settings and progress as JSON."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for i, optimizer in enumerate(optimizers):
+        for j, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{j}.{k}": v for k, v in state.items() if v is not None}
+    record = json.dumps({**settings, "progress": asdict(progress)})
+    metadata = {"record": record, "digest": str(_digest(tensors, record))}
+    _write_whole(folder / "last.safetensors", to_bytes(tensors, metadata))
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_checkpoint(folder: Path, settings: dict[str, Any]) -> tuple[Progress, dict[str, Tensor]]:
+    """Read what `_save_checkpoint` wrote; refuse what is damaged or belongs to another run."""
     path = folder / "last.safetensors"
     try:
         with safe_open(path, framework="pt") as file:
-            record = json.loads((file.metadata() or {})["record"])
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        if metadata["digest"] != str(_digest(tensors, metadata["record"])):
+            raise ValueError("its checksum is another")
+        record = json.loads(metadata["record"])
+        progress = Progress(**record["progress"])
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise CheckpointError(
             f"The checkpoint {folder.name}/{path.name} is damaged ({type(error).__name__}): "
             "delete the folder and train again, or go on from the weights in its `best`."
         ) from error
     for part in ("model", "training"):
         for name, value in settings[part].items():
-            if record[part].get(name) != value:
+            # How often a row is logged changes nothing in the run.
+            if record[part].get(name) != value and name != "log_every":
                 raise CheckpointError(
                     f"The checkpoint in {folder.name} was made with {name}="
                     f"{record[part].get(name)!r}, not {value!r}: train in another folder."
@@ -517,6 +680,13 @@ def _load_checkpoint(
             f"The checkpoint in {folder.name} was made with another text or tokenizer: "
             "train in another folder."
         )
+    return progress, tensors
+
+
+def _restore(
+    model: GPT, optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]
+) -> None:
+    """Give the model and the optimizers back what a checkpoint kept of them."""
     model.load_state_dict(
         {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     )
@@ -527,8 +697,6 @@ def _load_checkpoint(
                 _, _, j, key = name.split(".")
                 whole["state"].setdefault(int(j), {})[key] = tensor
         optimizer.load_state_dict(whole)
-    torch.set_rng_state(tensors["random"])
-    return record["now"]
 
 
 # Several processes -------------------------------------------------------------------------------

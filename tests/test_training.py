@@ -2,12 +2,17 @@
 
 import json
 import math
+import random
+import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,12 +21,13 @@ from aigc_utils import history, training
 from aigc_utils.gpt import GPT, LLAMA, GPTConfig
 from aigc_utils.training import (
     CheckpointError,
+    Muon,
     TrainConfig,
     TrainingDiverged,
-    bf16_pays,
     bits_per_character,
     evaluate,
     make_optimizers,
+    orthogonalise,
     schedule,
     train,
     windows,
@@ -70,110 +76,378 @@ def test_it_learns_and_hands_back_the_best_weights(optimizer, tmp_path):
     assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("*.p*"))
 
 
+# What a step does, written out
+
+
+def reference(model, data, config):
+    """Rows of a run that logs and validates at every step: step, losses, learning rate, tokens."""
+    model.train()
+    (train_ids, val_ids), context, t = data, model.config.context, 0
+    blocks = [w for n, w in model.named_parameters() if n.startswith("blocks") and w.ndim == 2]
+    tables = [w for n, w in model.named_parameters() if "blocks" not in n and w.ndim == 2]
+    vectors = [w for w in model.parameters() if w.ndim == 1]
+    matrices = {"params": blocks, "peak": config.blocks_lr}
+    rest = [{"params": tables, "peak": config.lr}, {"params": vectors, "weight_decay": 0.0}]
+    options = {"lr": config.lr, "betas": (0.9, 0.95), "weight_decay": config.weight_decay}
+    if config.optimizer == "muon":
+        muon = torch.optim.Muon([matrices], weight_decay=config.weight_decay)
+        optimizers = [torch.optim.AdamW(rest, **options), muon]
+    else:
+        optimizers = [torch.optim.AdamW([matrices, *rest], **options)]
+    for starts in windows(len(train_ids), context, config.batch_size, config.seed):
+        rows = torch.stack([train_ids[i : i + context + 1] for i in starts])
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+            logits = model(rows[:, :-1])
+        loss = F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
+        loss.backward()
+        length = torch.cat([w.grad.flatten() for w in model.parameters()]).norm()
+        climb, descent = (
+            (t + 1) / config.steps / config.warmup,
+            (1 - t / config.steps) / config.decay,
+        )
+        factor, t = min(1.0, climb, descent), t + 1
+        for w in model.parameters():
+            w.grad *= min(1.0, config.clip / length)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = factor * group.get("peak", config.lr)
+            optimizer.step()
+            optimizer.zero_grad()
+        val_loss = evaluate(model, val_ids, bf16=config.bf16)
+        tokens = t * config.batch_size * context
+        yield [t, loss.item(), val_loss, factor * config.lr, tokens, length.item()]
+
+
+@pytest.mark.parametrize(("optimizer", "bf16"), [("adamw", False), ("adamw", True), ("muon", True)])
+def test_every_row_is_that_of_the_loop_written_out(optimizer, bf16, tmp_path):
+    config = replace(
+        RUN, optimizer=optimizer, bf16=bf16, eval_every=1, steps=20, warmup=0.2, clip=0.5,
+        blocks_lr=0.01,
+    )  # fmt: skip
+    model, data = make_model(dropout=0.0), make_data()
+    wanted = list(islice(reference(model, data, config), config.steps))
+    lengths = [row.pop() for row in wanted]
+    assert max(lengths) > 2 * config.clip  # or clipping would not be tried
+    run = train(make_model(dropout=0.0), data, config, tmp_path)
+    names = ("step", "train_loss", "val_loss", "lr", "tokens")
+    rows = [[row[name] for name in names] for row in run.rows[1:]]
+    np.testing.assert_allclose(rows, wanted, rtol=2e-3 if bf16 else 2e-6)
+
+
+def test_bfloat16_changes_the_losses_a_little(tmp_path):
+    runs = [
+        train(make_model(), make_data(), replace(RUN, bf16=x), tmp_path / str(x)) for x in (0, 1)
+    ]
+    a, b = (run.column("train_loss") for run in runs)
+    assert np.abs(a - b).max() > 1e-4 and np.abs(a - b).max() < 0.05
+
+
+def test_dropout_is_on_in_training_and_off_in_evaluation(tmp_path):
+    model, modes = make_model(dropout=0.3), []
+    model.register_forward_pre_hook(
+        lambda *_: modes.append((model.training, torch.is_grad_enabled()))
+    )
+    config = replace(RUN, steps=3, eval_every=1)
+    run = train(model, make_data(), config, tmp_path / "a", watch=lambda run: model.eval())
+    assert modes.count((True, True)) == 3 and modes.count((False, False)) == len(modes) - 3
+    plain = train(make_model(dropout=0.0), make_data(), config, tmp_path / "b")
+    assert plain.rows[0]["val_loss"] == run.rows[0]["val_loss"]
+    assert plain.rows[1]["train_loss"] != pytest.approx(run.rows[1]["train_loss"], abs=1e-4)
+
+
+def test_a_step_takes_the_rates_times_the_factor_and_clips():
+    data = make_data()[0]
+    x, y = training.cut(data, torch.tensor([0, 40]), 16)
+    assert torch.equal(x[1], data[40:56]) and torch.equal(y[1], data[41:57])
+    moved = {}
+    for clip in (0.0, 0.1, 1e6):
+        model = make_model(dropout=0.0)
+        before = torch.cat([w.detach().flatten().clone() for w in model.parameters()])
+        optimizers = make_optimizers(model, replace(RUN, optimizer="sgd", lr=1.0, weight_decay=0.0))
+        loss = training.step(model, optimizers, x, y, factor=0.5, clip=clip)
+        assert loss == pytest.approx(F.cross_entropy(make_model()(x).mT, y).item(), rel=0.1)
+        after = torch.cat([w.detach().flatten() for w in model.parameters()])
+        moved[clip] = (after - before).norm().item()
+    assert moved[0.0] == moved[1e6] > 0.1
+    assert moved[0.1] == pytest.approx(0.5 * 0.1, rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (16, 40), (40, 16), (1, 7)])
+def test_orthogonalised_singular_values_are_about_one(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    p = s / s.norm()
+    for _ in range(5):  # the same polynomial on the singular values alone
+        p = 3.4445 * p - 4.7750 * p**3 + 2.0315 * p**5
+    torch.testing.assert_close(orthogonalise(matrix), u @ p.diag() @ v, rtol=1e-4, atol=1e-5)
+    assert (p > 0.5).all() and (p < 1.3).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_our_muon_makes_pytorchs_steps(dtype):
+    generator = torch.Generator().manual_seed(2)
+    first = [torch.randn(shape, generator=generator) for shape in ((8, 8), (6, 20), (20, 6))]
+    ours, theirs = ([w.clone().requires_grad_() for w in first] for _ in range(2))
+    pair = (
+        Muon(ours, lr=0.02, weight_decay=0.1, dtype=dtype),
+        torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1),
+    )
+    for _ in range(4):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn(a.shape, generator=generator)
+            b.grad = a.grad.clone()
+        for optimizer in pair:
+            optimizer.step()
+    for start, a, b in zip(first, ours, theirs, strict=True):
+        if dtype == torch.bfloat16:
+            assert torch.equal(a, b)
+        else:  # to the precision of bfloat16, which PyTorch's own rounds to
+            assert 0 < (a - b).norm() < 0.03 * (b - start).norm()
+
+
+def test_muon_multiplies_in_bfloat16_when_the_run_does():
+    for bf16, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        assert make_optimizers(make_model(), replace(RUN, bf16=bf16))[1].dtype == dtype
+
+
+# Interrupted and resumed
+
 SCRIPT = """
 import signal, sys, time
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores Ctrl-C
 sys.path.insert(0, {tests!r})
-import torch
-torch.set_num_threads(1)
 import test_training as t
 def slow(run):
     print(run.rows[-1]["step"], flush=True)
-    if run.rows[-1]["step"] >= 12 and {wait}:
+    if run.rows[-1]["step"] >= 12:
         time.sleep(60)
 t.train(t.make_model(), t.make_data(), t.RUN, Path({folder!r}), watch=slow)
 """
 
 
-def start(folder: Path, wait: bool) -> subprocess.Popen:
-    code = SCRIPT.format(tests=str(Path(__file__).parent), folder=str(folder), wait=wait)
-    return subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
-def test_killed_and_resumed_gives_the_same_losses(blow, tmp_path):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert start(whole, wait=False).wait() == 0
-    process = start(broken, wait=True)
+def test_killed_and_resumed_gives_the_same_losses(blow, tmp_path, whole):
+    broken = tmp_path / "broken"
+    code = SCRIPT.format(tests=str(Path(__file__).parent), folder=str(broken))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if int(line) >= 12:
             break
+    with pytest.raises(CheckpointError, match="Another run is training in broken: wait until"):
+        train(make_model(), make_data(), RUN, broken)
     process.send_signal(blow)
     assert process.wait() != 0
     with (broken / "history.jsonl").open("a") as file:  # as if it had died later, in mid-line
         file.write('{"step": 13, "train_loss": 99.0}\n{"step": 14, "tr')
-    assert start(broken, wait=False).wait() == 0
-    assert losses(broken) == losses(whole)
+    train(make_model(), make_data(), RUN, broken)
+    assert losses(broken) == whole
 
 
-def test_interrupted_in_the_process_and_resumed(tmp_path):
-    class Stop(Exception):
-        pass
+class Stop(Exception):
+    pass
 
-    def stop(run):
-        if run.rows[-1]["step"] == 12:
-            raise Stop
 
-    train(make_model(), make_data(), RUN, tmp_path / "whole")
-    with pytest.raises(Stop):
-        train(make_model(), make_data(), RUN, tmp_path / "broken", watch=stop)
+def stop(run):
+    if run.rows[-1]["step"] == 12:
+        raise Stop
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """A folder with a whole run, and one that was stopped at step 12 of its 24."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIGC_STATIC", "1")
+        train(make_model(), make_data(), RUN, folder / "whole")
+        with pytest.raises(Stop):
+            train(make_model(), make_data(), RUN, folder / "broken", watch=stop)
+    return folder
+
+
+@pytest.fixture
+def whole(runs) -> list[tuple]:
+    return losses(runs / "whole")
+
+
+@pytest.fixture
+def broken(runs, tmp_path) -> Path:
+    return shutil.copytree(runs / "broken", tmp_path / "broken")
+
+
+def go_on(folder: Path, **options) -> history.History:
     torch.manual_seed(999)  # a different start must not matter
-    model = GPT(MODEL)
-    train(model, make_data(), RUN, tmp_path / "broken")
-    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
-    again = train(model, make_data(), RUN, tmp_path / "broken")  # finished: nothing left to do
+    return train(GPT(MODEL), make_data(), replace(RUN, **options), folder)
+
+
+def test_interrupted_in_the_process_and_resumed(broken, whole):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        go_on(broken)
+        assert losses(broken) == whole
+        again = go_on(broken)  # finished: nothing left to do
     assert len(again.rows) == 25
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_two_processes_give_the_losses_of_one(optimizer, tmp_path):
-    code = (
-        "import sys\nfrom dataclasses import replace\nfrom pathlib import Path\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import torch\ntorch.set_num_threads(1)\nimport test_training as t\n"
-        f"config = replace(t.RUN, optimizer={optimizer!r})\n"
-        "t.train(t.make_model(dropout=0.0), t.make_data(), config, Path(sys.argv[1]))\n"
-    )
-    script = tmp_path / "run.py"
-    script.write_text(code)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    for name, command in (("one", [sys.executable]), ("two", [*torchrun, "--nproc_per_node=2"])):
-        done = subprocess.run(
-            [*command, str(script), str(tmp_path / name)], capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert len(one) == len(two) == 25
-    rel = 2e-3 if optimizer == "muon" else 1e-5  # Muon orthogonalises in bfloat16
-    for (step, *a), (step2, *b) in zip(one, two, strict=True):
-        assert step == step2
-        assert [x for x in a if x] == pytest.approx([x for x in b if x], rel=rel)
+def test_a_row_more_or_less_is_no_other_run(broken):
+    run = go_on(broken, log_every=5)
+    assert list(run.column("step"))[12:] == [12, 15, 18, 20, 24]
+
+
+def test_two_runs_in_one_folder(tmp_path, whole):
+    def second(run):
+        with pytest.raises(CheckpointError, match=r"Another run is training in one: wait"):
+            train(make_model(), make_data(), replace(RUN, seed=1), tmp_path / "one")
+
+    train(make_model(), make_data(), RUN, tmp_path / "one", watch=second)
+    assert losses(tmp_path / "one") == whole
+
+
+@pytest.mark.parametrize("harm", ["missing", "middle", "number", "foreign", "bytes", "steps"])
+def test_an_unreadable_history_is_put_aside(harm, broken, whole):
+    path = broken / "history.jsonl"
+    if harm == "missing":
+        path.unlink()
+    else:
+        lines = path.read_bytes().splitlines()
+        lines[5] = {
+            "middle": b'{"step": 5',
+            "number": b"5",
+            "foreign": b'{"epoch": 5}',
+            "bytes": b"\xff\xfe\x00",
+            "steps": b'{"step": "five"}',
+        }[harm]
+        path.write_bytes(b"\n".join(lines) + b"\n")
+    with pytest.warns(UserWarning, match=r"history\.jsonl .*: the history goes on after step 12"):
+        go_on(broken)
+    assert losses(broken) == whole[13:]
+    assert (broken / "history.damaged").exists() == (harm != "missing")
+
+
+@pytest.mark.parametrize("harm", ["weights", "config", "folder", "bit", "other shape"])
+def test_missing_or_damaged_best_weights_are_replaced(harm, broken, runs, whole):
+    weights, config = broken / "best" / "weights.safetensors", broken / "best" / "config.json"
+    if harm == "bit":
+        flip_a_bit(weights, weights.stat().st_size - 3, 1)
+    elif harm == "other shape":
+        make_model(vocab_size=14).save(broken / "best")
+    else:
+        if harm in ("weights", "folder"):
+            weights.unlink()
+        if harm in ("config", "folder"):
+            config.unlink()
+        if harm == "folder":
+            (broken / "best").rmdir()
+    go_on(broken)
+    assert losses(broken) == whole
+    assert weights.read_bytes() == (runs / "whole/best/weights.safetensors").read_bytes()
+
+
+def test_best_weights_that_cannot_be_had_again_are_said_to_be_lost(tmp_path):
+    config = replace(RUN, optimizer="sgd", lr=0.0, blocks_lr=0.0)  # the first weights stay the best
+    with pytest.raises(Stop):
+        train(make_model(), make_data(), config, tmp_path, watch=stop)
+    shutil.rmtree(tmp_path / "best")
+    with pytest.warns(UserWarning, match="/best are missing or damaged: those of step 12 take"):
+        run = train(make_model(), make_data(), config, tmp_path)
+    assert evaluate(GPT.load(tmp_path / "best"), make_data()[1]) == run.column("val_loss")[-1]
+
+
+def flip_a_bit(path: Path, byte: int, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def test_every_flipped_bit_is_named(broken):
+    path = broken / "last.safetensors"
+    good, dice = path.read_bytes(), random.Random(1)
+    head = 8 + int.from_bytes(good[:8], "little")
+    places = [dice.randrange(head) for _ in range(30)] + [head, len(good) - 1]
+    for byte in places + [dice.randrange(head, len(good)) for _ in range(30)]:
+        flip_a_bit(path, byte, dice.randrange(8))
+        with pytest.raises(CheckpointError, match=r"broken/last\.safetensors is damaged"):
+            go_on(broken)
+        path.write_bytes(good)
+    go_on(broken)
+
+
+def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, whole):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    kept = {}
+
+    def fill(run):
+        if run.rows[-1]["step"] == 12:
+            kept["last"] = (tmp_path / "run/last.safetensors").read_bytes()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept["last"]) // 2, before[1]))
+
+    try:
+        with pytest.raises(
+            CheckpointError, match=r"run cannot be written \(.*too large.*make room"
+        ):
+            train(make_model(), make_data(), RUN, tmp_path / "run", watch=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "run/last.safetensors").read_bytes() == kept["last"]
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+    go_on(tmp_path / "run")
+    assert losses(tmp_path / "run") == whole
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(CheckpointError, match=r"cannot be written .*make room there or take"):
+            train(make_model(), make_data(), RUN, folder)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+# Several processes
+
+TOGETHER = """
+import os, sys, zlib
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import torch
+import test_training as t
+torch.distributed.init_process_group("gloo")  # one group for all that follows
+for optimizer in ("muon", "adamw"):
+    config = replace(t.RUN, optimizer=optimizer)
+    t.train(t.make_model(dropout=0.0), t.make_data(), config, Path({folder!r}, optimizer))
+torch.manual_seed(int(os.environ["RANK"]))
+model = t.GPT(t.MODEL)  # other first weights in each process
+def show(module, _, out):
+    if module.training:
+        print("mask", zlib.crc32((out == 0).numpy().tobytes()), flush=True)
+model.dropout.register_forward_hook(show)
+t.train(model, t.make_data(), t.RUN, Path({folder!r}, "dropout"), watch=lambda run: print(
+    "sum", len(run.rows), sum(w.abs().sum().item() for w in model.parameters()), flush=True))
+"""
 
 
 @pytest.mark.slow
-def test_processes_that_began_with_other_weights_become_one_model(tmp_path):
-    code = (
-        "import sys, os\nfrom pathlib import Path\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import torch\ntorch.set_num_threads(1)\nimport test_training as t\n"
-        "torch.manual_seed(int(os.environ['RANK']))\n"
-        "model = t.GPT(t.MODEL)\n"
-        "t.train(model, t.make_data(), t.RUN, Path(sys.argv[1]), watch=lambda run: print(\n"
-        "    'sum', len(run.rows), sum(w.abs().sum().item() for w in model.parameters())))\n"
-    )
+def test_two_processes_train_one_model(tmp_path):
     script = tmp_path / "run.py"
-    script.write_text(code)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*torchrun, "--nproc_per_node=2", str(script), str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    script.write_text(TOGETHER.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run([*torchrun, str(script)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    sums = [line.split()[-1] for line in done.stdout.splitlines() if line.startswith("sum")]
+    for optimizer in ("muon", "adamw"):
+        one = tmp_path / "one" / optimizer
+        train(make_model(dropout=0.0), make_data(), replace(RUN, optimizer=optimizer), one)
+        two = losses(tmp_path / optimizer)
+        assert len(two) == 25
+        for (step, *a), (step2, *b) in zip(losses(one), two, strict=True):
+            assert step == step2
+            assert [x for x in a if x] == pytest.approx([x for x in b if x], rel=1e-4)
+    printed = [line.split() for line in done.stdout.splitlines()]
+    sums = [line[-1] for line in printed if line[0] == "sum"]
     assert len(sums) > 2 and len(set(sums)) == len(sums) / 2  # each is printed by both
+    masks = [line[-1] for line in printed if line[0] == "mask"]
+    assert len(masks) == len(set(masks)) == 2 * RUN.steps  # and no mask is drawn twice
 
 
 def test_matrices_and_tables_have_rates_of_their_own():
@@ -219,6 +493,18 @@ def test_evaluate_keeps_the_mode_and_checks_the_overlap():
         evaluate(model, make_data()[1], overlap=16)
 
 
+def test_evaluate_never_holds_more_logits_than_it_says(monkeypatch):
+    model, ids, sizes = make_model().eval(), make_data()[0], []
+    whole = evaluate(model, ids)
+    model.register_forward_hook(lambda module, args, logits: sizes.append(logits.numel()))
+    monkeypatch.setattr(training, "LOGITS", 5 * 16 * 13 + 1)
+    assert evaluate(model, ids) == pytest.approx(whole, rel=1e-6)
+    assert max(sizes) == 5 * 16 * 13
+    monkeypatch.setattr(training, "LOGITS", 1)  # less than a window: one at a time
+    assert evaluate(model, ids) == pytest.approx(whole, rel=1e-6)
+    assert sizes[-1] <= 16 * 13
+
+
 def test_bits_per_character_of_a_uniform_model():
     # 50 tokens for 100 characters, each as likely as the 15 others: 4 bits a token
     assert bits_per_character(math.log(16), 50, 100, 16) == pytest.approx(2.0)
@@ -238,6 +524,13 @@ def test_windows_see_every_piece_once_an_epoch():
     for short in (17, 18, 40):  # fewer pieces than windows in a batch
         starts = next(windows(short, context, batch, seed=5))
         assert starts.shape == (4,) and starts.min() >= 0 and starts.max() + context < short
+
+
+def test_every_epoch_has_an_order_and_a_cut_of_its_own():
+    batches = windows(1000, 16, 4, seed=5)
+    epochs = [torch.cat([next(batches) for _ in range(15)]) for _ in range(4)]
+    assert len({tuple((starts // 16).tolist()) for starts in epochs}) == 4
+    assert len({int(starts[0]) % 16 for starts in epochs}) > 1
 
 
 def test_schedule_climbs_stays_and_falls_to_nothing():
@@ -260,8 +553,22 @@ def test_weight_decay_spares_norms_and_every_weight_has_one_optimizer():
                 assert group["weight_decay"] == (RUN.weight_decay if weight.ndim == 2 else 0)
 
 
-def test_bf16_is_measured():
-    assert bf16_pays() in (True, False)
+def test_bf16_pays_where_it_is_faster(monkeypatch):
+    speed = {torch.float32: 1.0, torch.bfloat16: 0.5}
+    clock = [0.0]
+
+    class Matrix:
+        def __init__(self, *shape, dtype, device):
+            self.dtype = dtype
+
+        def __matmul__(self, other):
+            clock[0] += speed[self.dtype]
+            return torch.zeros(1, 1)
+
+    monkeypatch.setattr(torch, "ones", Matrix)
+    monkeypatch.setattr(training.time, "perf_counter", lambda: clock[0])
+    for speed[torch.bfloat16], pays in ((0.5, True), (0.6, True), (0.7, False), (2.0, False)):
+        assert training.bf16_pays.__wrapped__() == pays
 
 
 def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(tmp_path):
@@ -276,6 +583,25 @@ def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(tmp_path):
         train(model, make_data(), RUN, tmp_path, watch=poison)
     run = train(make_model(), make_data(), RUN, tmp_path)
     assert run.column("step")[-1] == 24 and all(map(math.isfinite, run.column("train_loss")))
+
+
+def test_a_model_without_numbers_is_not_said_to_be_kept(tmp_path):
+    model = make_model()
+    with torch.no_grad():
+        model.norm.weight[0] = math.nan
+    with pytest.raises(TrainingDiverged, match=r"nan before the first step: .* build the model"):
+        train(model, make_data(), RUN, tmp_path)
+
+
+def test_ids_may_be_a_file_of_nanogpt_or_a_list(tmp_path):
+    train_ids, val_ids = make_data()
+    train_ids.numpy().astype(np.uint16).tofile(tmp_path / "train.bin")
+    file = np.memmap(tmp_path / "train.bin", dtype=np.uint16, mode="r")
+    config = replace(RUN, steps=3)
+    train(make_model(), (train_ids, val_ids), config, tmp_path / "tensors")
+    train(make_model(), (file, val_ids.tolist()), config, tmp_path / "others")
+    assert losses(tmp_path / "tensors") == losses(tmp_path / "others")
+    assert evaluate(make_model(), val_ids.tolist()) == evaluate(make_model(), val_ids)
 
 
 @pytest.mark.parametrize(
@@ -312,32 +638,30 @@ def test_unfit_knobs(options, sentence):
         replace(RUN, **options)
 
 
-def test_a_checkpoint_of_another_run_is_named(tmp_path):
+def test_a_checkpoint_of_another_run_is_named(broken):
     data = make_data()
-    train(make_model(), data, RUN, tmp_path)
     for options, sentence in (
         ({"vocab_size": 14}, "vocab_size=13, not 14"),
         ({"d_model": 32}, "d_model=16, not 32"),
     ):
         with pytest.raises(CheckpointError, match=sentence):
-            train(make_model(**options), data, RUN, tmp_path)
+            train(make_model(**options), data, RUN, broken)
     with pytest.raises(CheckpointError, match=r"blocks_lr=None, not 0.1"):
-        train(make_model(), data, replace(RUN, blocks_lr=0.1), tmp_path)
+        train(make_model(), data, replace(RUN, blocks_lr=0.1), broken)
     with pytest.raises(CheckpointError, match="another text"):
-        train(make_model(), (data[0].flip(0), data[1]), RUN, tmp_path)
+        train(make_model(), (data[0].flip(0), data[1]), RUN, broken)
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "empty", "foreign"])
-def test_a_damaged_checkpoint_is_named(damage, tmp_path):
-    train(make_model(), make_data(), RUN, tmp_path)
-    path = tmp_path / "last.safetensors"
+def test_a_damaged_checkpoint_is_named(damage, broken):
+    path = broken / "last.safetensors"
     good = path.read_bytes()
     if damage == "foreign":
-        path.write_bytes((tmp_path / "best" / "weights.safetensors").read_bytes())
+        path.write_bytes((broken / "best" / "weights.safetensors").read_bytes())
     else:
         path.write_bytes({"cut": good[:-100], "noise": b"\xff" * 500, "empty": b""}[damage])
     with pytest.raises(CheckpointError, match=r"last\.safetensors is damaged.*delete the folder"):
-        train(make_model(), make_data(), RUN, tmp_path)
+        train(make_model(), make_data(), RUN, broken)
 
 
 def test_checkpoints_hold_no_pickle(tmp_path):
@@ -345,9 +669,13 @@ def test_checkpoints_hold_no_pickle(tmp_path):
     head = (tmp_path / "last.safetensors").read_bytes()
     size = int.from_bytes(head[:8], "little")
     record = json.loads(json.loads(head[8 : 8 + size])["__metadata__"]["record"])
-    assert record["now"]["step"] == 6 and record["model"]["vocab_size"] == 13
-    assert {p.suffix for p in tmp_path.rglob("*") if p.is_file()} == {
-        ".safetensors",
-        ".json",
-        ".jsonl",
-    }
+    assert record["progress"]["step"] == 6 and record["model"]["vocab_size"] == 13
+    names = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    best = {"best/config.json", "best/weights.safetensors"}
+    assert names - {"training.lock"} == best | {"history.jsonl", "last.safetensors"}
+
+
+@pytest.mark.slow
+def test_training_does_not_load_the_drawing_library():
+    code = "import sys, aigc_utils.training; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
