@@ -7,12 +7,13 @@ sliders over `run`. Searches over such runs are in `study`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -30,6 +31,7 @@ from aigc_utils.tokenizer import BPETokenizer
 VOCAB_SIZE = 512
 PARTS = 9  # a run is judged after each ninth: 1, 3 and 9 ninths are the rungs of halving
 TOKENS = 162 * 8 * 64  # what a run reads unless told otherwise: a third of the training text
+THOUSANDTHS = 1_000  # of the seconds given: the steps of a schedule that goes by the clock
 MOST_DEALS = 1_000_000  # ways to deal two groups that the permutation test tries
 VALIDATION_TOKENS = 8_192  # of the validation text, so that judging costs less than training
 
@@ -111,17 +113,9 @@ def train(
     knobs that make no model, training.TrainingDiverged when a loss is no longer a number.
     """
     train_ids, val_ids, _ = novel()
-    val_ids = val_ids[: VALIDATION_TOKENS + 1]
     shape = model_config(knobs)
-    steps = 1_000  # with a clock: it moves the schedule on, in thousandths
-    if seconds is None:
-        steps = tokens // (max(1, knobs.batch_size) * knobs.context)
-    plan = recipe(knobs, max(1, steps), seed)
-    if steps < PARTS:
-        raise ValueError(
-            f"{tokens:,} tokens are {steps} steps of {knobs.batch_size} × {knobs.context}: "
-            f"at least {PARTS} are needed, so raise tokens or lower batch_size or context."
-        )
+    clock = Clock(_steps(knobs, tokens) if seconds is None else THOUSANDTHS, seconds)
+    plan = recipe(knobs, clock.end, seed)
     settings = {"knobs": asdict(knobs), "seed": seed, "tokens": tokens, "seconds": seconds}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -132,44 +126,80 @@ def train(
         run = history.History(settings)
         optimizers = training.make_optimizers(model, plan)
         batches = training.windows(len(train_ids), knobs.context, knobs.batch_size, seed)
-        begin, judged, step, losses = time.perf_counter(), 0.0, 0, []
+        step, losses = 0, []
         while len(run.rows) < PARTS:
-            now = step if seconds is None else _clock(begin + judged, seconds, steps)
-            factor = training.schedule(min(now, steps - 1), plan)
+            factor = training.schedule(min(clock.now(step), clock.end - 1), plan)
             x, y = training.cut(train_ids, next(batches), knobs.context)
             losses.append(training.step(model, optimizers, x, y, factor=factor, clip=plan.clip))
             step += 1
-            now = step if seconds is None else _clock(begin + judged, seconds, steps)
-            if now >= steps * (len(run.rows) + 1) // PARTS:
-                since = time.perf_counter()
-                val_loss = training.evaluate(model, val_ids)
-                judged += time.perf_counter() - since
-                row = {
-                    "tokens": step * knobs.batch_size * knobs.context,
-                    "step": step,
-                    "train_loss": sum(losses) / len(losses),
-                    "val_loss": val_loss,
-                    "seconds": time.perf_counter() - begin,
-                }
-                losses = []
-                if not math.isfinite(row["train_loss"] + row["val_loss"]):
-                    raise training.TrainingDiverged(
-                        f"The loss is no longer a number at step {step}: lower lr={knobs.lr:g} or "
-                        "lengthen warmup."
-                    )
-                run.rows.append(row)
-                if watch is not None:
-                    watch(run)
+            if clock.now(step) < clock.end * (len(run.rows) + 1) // PARTS:
+                continue
+            with clock.stopped():
+                val_loss = training.evaluate(model, val_ids[: VALIDATION_TOKENS + 1])
+            train_loss = sum(losses) / len(losses)
+            losses.clear()
+            if not math.isfinite(train_loss + val_loss):
+                raise training.TrainingDiverged(
+                    f"The loss is no longer a number at step {step}: lower lr={knobs.lr:g} or "
+                    "lengthen warmup."
+                )
+            row = {
+                "tokens": step * knobs.batch_size * knobs.context,
+                "step": step,
+                "train_loss": train_loss,
+                "val_loss": val_loss,
+                "seconds": clock.elapsed,
+            }
+            run.rows.append(row)
+            if watch is not None:
+                watch(run)
     return model.eval(), run
+
+
+class Clock:
+    """Where a run stands on its schedule, which ends at `end`: by its steps, or by the time.
+
+    With `seconds` the schedule moves on with the seconds of training; judging does not count.
+    """
+
+    def __init__(self, end: int, seconds: float | None) -> None:
+        self.end, self.seconds = end, seconds
+        self._begin, self._stopped = time.perf_counter(), 0.0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the beginning, judging included."""
+        return time.perf_counter() - self._begin
+
+    def now(self, step: int) -> int:
+        """Return the place on the schedule of a run that has done `step` steps."""
+        if self.seconds is None:
+            return step
+        if self.seconds <= 0:
+            return self.end
+        return int(self.end * (self.elapsed - self._stopped) / self.seconds)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stop the clock for a while."""
+        since = time.perf_counter()
+        yield
+        self._stopped += time.perf_counter() - since
+
+
+def _steps(knobs: Knobs, tokens: int) -> int:
+    steps = tokens // (max(1, knobs.batch_size) * knobs.context)
+    if steps < PARTS:
+        raise ValueError(
+            f"{tokens:,} tokens are {steps} steps of {knobs.batch_size} × {knobs.context}: "
+            f"at least {PARTS} are needed, so raise tokens or lower batch_size or context."
+        )
+    return steps
 
 
 def run(knobs: Knobs = Knobs(), **options: Any) -> history.History:
     """Train like `train`, with the same options, and return the history alone."""
     return train(knobs, **options)[1]
-
-
-def _clock(begin: float, seconds: float, steps: int) -> int:
-    return int(steps * (time.perf_counter() - begin) / seconds) if seconds > 0 else steps
 
 
 # Records -----------------------------------------------------------------------------------------
