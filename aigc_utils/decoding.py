@@ -1,10 +1,12 @@
 """From logits to text: sampling, generation with a KV cache, beam search (lesson 05).
 
 `generate` is the loop that every chat runs: read the prompt once, then choose a token, read it,
-choose the next. The other functions are its parts, each a few lines: the filters that bend a
-distribution before the dice are thrown, and two other ways to choose.
+choose the next; `stream` hands each token over as it comes. The other functions are its parts, each
+a few lines: the filters that bend a distribution before a token is drawn, and two other ways to
+choose.
 
-Shapes: B prompts, T tokens, V `vocab_size`; logits (B, V) score the token that comes next.
+Shapes: B prompts, T tokens, V `vocab_size`; logits (B, V) score the token that comes next. A model
+computes on its own device; random numbers come from the CPU, so a seed means the same everywhere.
 """
 
 from __future__ import annotations
@@ -13,16 +15,27 @@ import copy
 import math
 import operator
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor, nn
 
-from aigc_utils.gpt import GPT, KVCache
+from aigc_utils.gpt import GPT, KVCache, check_ids
 
 Ids = Tensor | Sequence[int] | Sequence[Sequence[int]]
+
+
+class Settings(TypedDict, total=False):
+    """How the next token is chosen: the keywords that `generate` and `stream` share."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    seed: int | None
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -109,14 +122,38 @@ def probabilities(
     return logits.softmax(dim=-1)
 
 
-def draw(probs: Tensor, dice: torch.Generator | None = None) -> Tensor:
+def draw(probs: Tensor, rng: torch.Generator | None = None) -> Tensor:
     """Draw one id per row of probs (B, V): an arrow shot at the unit line, cut in V pieces.
 
     Returns int64 (B,). Faster than `torch.multinomial`, which draws V random numbers for a row.
+    `rng` is a generator of the CPU; None is torch's global one.
     """
-    ends = probs.cumsum(dim=-1, dtype=torch.float64)  # where each token's piece ends
-    arrow = torch.rand(len(probs), 1, dtype=torch.float64, generator=dice) * ends[:, -1:]
-    return torch.searchsorted(ends, arrow, right=True).squeeze(-1)
+    ends = probs.cpu().cumsum(dim=-1, dtype=torch.float64)  # where each token's piece ends
+    shots = torch.rand(len(ends), 1, dtype=ends.dtype, generator=rng, device=ends.device)
+    ids = torch.searchsorted(ends, shots * ends[:, -1:], right=True).squeeze(-1)
+    return ids.to(probs.device)
+
+
+@overload
+def generate(
+    model: GPT,
+    ids: Sequence[int],
+    max_new_tokens: int,
+    *,
+    stop: Collection[int] | int | None = None,
+    **settings: Unpack[Settings],
+) -> list[int]: ...
+
+
+@overload
+def generate(
+    model: GPT,
+    ids: Tensor | Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    stop: Collection[int] | int | None = None,
+    **settings: Unpack[Settings],
+) -> list[Any]: ...
 
 
 def generate(
@@ -131,44 +168,27 @@ def generate(
     repetition_penalty: float | None = None,
     seed: int | None = None,
     stop: Collection[int] | int | None = None,
-    stream: bool = False,
-) -> list[int] | list[list[int]] | Iterator[int]:
+) -> list[Any]:
     """Continue the prompt `ids` and return the new ids only, at most `max_new_tokens`.
 
-    One prompt (T,) gives a list of ids, or with `stream=True` an iterator that yields each id as
-    soon as it is chosen; a batch (B, T) of prompts gives a list of lists. Generation of a row ends
-    before `max_new_tokens` when `stop`, or an id in it, is chosen; that id is not returned.
+    One prompt (T,) gives a list of ids; a batch (B, T) of prompts gives a list of lists. Generation
+    of a row ends before `max_new_tokens` when `stop`, or an id in it, is chosen; that id is not
+    returned.
 
     Each token costs one step with a KV cache. When the context is full, the older half is
     forgotten: the last `context // 2` tokens are read again, and generation goes on from there.
-    `temperature=0` is greedy; `seed` makes the dice reproducible (None: torch's global ones).
+    `temperature=0` is greedy; `seed` makes the draws reproducible (None: torch's global generator).
+    Computes on the model's own device, wherever `ids` lie.
 
     Raises ValueError for an empty prompt, one longer than the context, ids outside the
-    vocabulary, or a setting outside its range.
+    vocabulary, a setting outside its range, or a model whose logits are not numbers.
     """
-    prompt = _as_ids(ids)
-    _check_prompt(model, prompt, max_new_tokens)
-    shape = partial(probabilities, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    # Try the settings on two logits, so that a wrong one fails before any work.
-    shape(torch.zeros(1, 2), temperature=temperature or 1.0)
-    if repetition_penalty is not None:
-        penalise_repeats(torch.zeros(1, 2), torch.zeros(1, 1).long(), repetition_penalty)
-    dice = None if seed is None else torch.Generator().manual_seed(seed)
-
-    def choose(logits: Tensor, seen: Tensor) -> Tensor:
-        if repetition_penalty is not None:
-            logits = penalise_repeats(logits, seen, repetition_penalty)
-        if temperature == 0:
-            return logits.argmax(dim=-1)
-        return draw(shape(logits), dice)
-
+    prompt = _checked(model, ids, max_new_tokens)
+    choose = _chooser(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     stop = _stop_ids(stop)
     steps = _steps(model, torch.atleast_2d(prompt), max_new_tokens, choose)
     if prompt.ndim == 1:
-        one = _until(stop, steps)
-        return one if stream else list(one)
-    if stream:
-        raise ValueError("stream=True needs one prompt of shape (T,), not a batch.")
+        return list(_until(stop, steps))
     rows: list[list[int]] = [[] for _ in prompt]
     running = set(range(len(rows)))
     for chosen in steps:
@@ -182,10 +202,58 @@ def generate(
     return rows
 
 
+def stream(
+    model: GPT,
+    ids: Tensor | Sequence[int],
+    max_new_tokens: int,
+    *,
+    stop: Collection[int] | int | None = None,
+    **settings: Unpack[Settings],
+) -> Iterator[int]:
+    """Continue one prompt (T,) as `generate` does, and yield each id as soon as it is chosen.
+
+    Takes the settings of `generate`, which are checked at once; the model is first asked when the
+    first id is. Between two ids the model may be used otherwise, trained or streamed again.
+    """
+    prompt = _checked(model, ids, max_new_tokens, ndims=(1,))
+    steps = _steps(model, prompt[None], max_new_tokens, _chooser(**settings))
+    return _until(_stop_ids(stop), steps)
+
+
+def _chooser(
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
+    seed: int | None = None,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return how to choose: from logits (B, V) and the text so far (B, T) to ids (B,)."""
+    shape = partial(probabilities, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    # Try the settings on two logits, so that a wrong one fails before any work.
+    two = torch.zeros(1, 2, device="cpu")
+    shape(two, temperature=temperature or 1.0)
+    if repetition_penalty is not None:
+        penalise_repeats(two, two.long(), repetition_penalty)
+    rng = None if seed is None else torch.Generator().manual_seed(seed)
+
+    def choose(logits: Tensor, seen: Tensor) -> Tensor:
+        if repetition_penalty is not None:
+            logits = penalise_repeats(logits, seen, repetition_penalty)
+        if temperature == 0:
+            return logits.argmax(dim=-1)
+        return draw(shape(logits), rng)
+
+    return choose
+
+
 def _stop_ids(stop: Collection[int] | int | None) -> frozenset[int]:
+    if stop is None:
+        return frozenset()
+    if not isinstance(stop, Collection):
+        stop = [stop]
     try:
-        ids = [] if stop is None else stop if isinstance(stop, Collection) else [stop]
-        return frozenset(operator.index(token) for token in ids)  # NumPy's integers too
+        return frozenset(operator.index(token) for token in stop)  # NumPy's integers too
     except TypeError:
         raise ValueError(
             f"stop={stop!r} must be token ids: encode the text where it is to stop."
@@ -209,33 +277,43 @@ def _steps(
     context, end = model.config.context, prompt.shape[1]
     text = prompt.new_empty(len(prompt), end + max_new_tokens)  # all that was read or chosen
     text[:, :end] = prompt
-    # The last token that is chosen is never read.
-    dtype = model.embedding.weight.dtype
-    cache = KVCache(model.config, len(prompt), end + max_new_tokens - 1, dtype)
-    with _evaluating(model):
-        read = 0  # where the cache ends in `text`
-        while end < text.shape[1]:
-            if cache.used + end - read > context:
-                cache.used, read = 0, end - max(1, context // 2)
-            with torch.inference_mode():
-                logits = model(text[:, read:end], cache)[:, -1]
-                chosen = choose(logits, text[:, :end])
-                text[:, end] = chosen
-            read, end = end, end + 1
-            yield chosen.tolist()
+    cache = _cache(model, end + max_new_tokens - 1, len(prompt))  # the last one is never read
+    read = 0  # where the cache ends in `text`
+    while end < text.shape[1]:
+        if cache.used + end - read > context:
+            cache.used, read = 0, end - max(1, context // 2)
+        with torch.inference_mode():
+            chosen = choose(_read(model, text[:, read:end], cache)[:, -1], text[:, :end])
+            text[:, end] = chosen
+        read, end = end, end + 1
+        yield chosen.tolist()
 
 
-@contextmanager
-def _evaluating(*models: GPT) -> Iterator[None]:
-    """Switch dropout off; afterwards each model is in the mode in which it was."""
-    before = [model.training for model in models]
-    for model in models:
-        model.eval()
+def _cache(model: GPT, length: int, batch: int = 1) -> KVCache:
+    """Return an empty cache for `length` tokens, in the model's own precision and place."""
+    return KVCache(model.config, batch, length, model.embedding.weight.dtype, model.device)
+
+
+def _read(model: GPT, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+    """Return the logits of `model` without dropout; it is left in the mode in which it was.
+
+    Each call restores the mode for itself: whoever takes tokens from a stream may train in between,
+    or never come back.
+    """
+    training = [module for module in model.modules() if module.training]
     try:
-        yield
+        for module in training:
+            module.training = False
+        logits = model(ids, cache)
     finally:
-        for model, training in zip(models, before, strict=True):
-            model.train(training)
+        for module in training:
+            module.training = True
+    if not logits.isfinite().all():
+        raise ValueError(
+            "The model's logits are not all finite numbers: its weights are damaged or its "
+            "training diverged. Load the last good checkpoint."
+        )
+    return logits
 
 
 @torch.inference_mode()
@@ -246,26 +324,23 @@ def beam_search(
 
     Keeps the `beams` best beginnings at every step and extends each by every token (Graves,
     *Sequence Transduction with Recurrent Neural Networks*, 2012); the best comes first. All have
-    max_new_tokens ids. Raises ValueError when prompt and new ids together exceed the context.
+    max_new_tokens ids and no two are equal, so there are fewer than `beams` where fewer texts
+    exist. Raises ValueError when prompt and new ids together exceed the context.
     """
     if beams < 1:
         raise ValueError(f"beams={beams} must be at least 1; 1 is greedy.")
     prompt = _one_prompt(model, ids, max_new_tokens)
-    length = len(prompt) + max_new_tokens
-    cache = KVCache(model.config, beams, length, model.embedding.weight.dtype)
-    rows = prompt.expand(beams, -1)
-    scores = torch.full((beams,), -math.inf)
-    scores[0] = 0.0  # all beams begin equal: only one may speak, or all would say the same
-    with _evaluating(model):
-        for _ in range(max_new_tokens):
-            logits = model(rows[:, cache.used :], cache)[:, -1].float()
-            candidates = scores[:, None] + logits.log_softmax(dim=-1)  # (beams, V)
-            scores, best = candidates.flatten().topk(beams)
-            parents, tokens = best // logits.shape[1], best % logits.shape[1]
-            rows = torch.cat((rows[parents], tokens[:, None]), dim=1)
-            # A beam that descends from another one goes on from that one's keys and values.
-            cache.keys, cache.values = cache.keys[:, parents], cache.values[:, parents]
-            cache.ids = cache.ids[parents]
+    cache = _cache(model, len(prompt) + max_new_tokens)
+    rows, scores = prompt[None], torch.zeros(1, device=prompt.device)
+    for _ in range(max_new_tokens):
+        logits = _read(model, rows[:, cache.used :], cache)[:, -1].float()
+        candidates = (scores[:, None] + logits.log_softmax(dim=-1)).flatten()  # (beams · V,)
+        scores, best = candidates.topk(min(beams, len(candidates)))
+        parents, tokens = best // logits.shape[1], best % logits.shape[1]
+        rows = torch.cat((rows[parents], tokens[:, None]), dim=1)
+        # A beam that descends from another one goes on from that one's keys and values.
+        cache.keys, cache.values = cache.keys[:, parents], cache.values[:, parents]
+        cache.ids = cache.ids[parents]
     new = rows[:, len(prompt) :].tolist()
     return list(zip(new, scores.tolist(), strict=True))
 
@@ -298,37 +373,34 @@ def speculative(
         raise ValueError(f"lookahead={lookahead} must be at least 1.")
     _one_prompt(draft, ids, max_new_tokens)
     prompt = _one_prompt(model, ids, max_new_tokens)
-    dice = torch.Generator().manual_seed(seed) if seed is not None else torch.default_generator
+    rng = torch.default_generator if seed is None else torch.Generator().manual_seed(seed)
     length = len(prompt) + max_new_tokens
-    cache, draft_cache = (
-        KVCache(net.config, 1, length, net.embedding.weight.dtype) for net in (model, draft)
-    )
+    cache, draft_cache = _cache(model, length), _cache(draft, length)
 
     def read(net: GPT, cache: KVCache, last: int) -> Tensor:
         """Let `net` read what it has not read yet; probabilities (last, V) at its last rows."""
-        logits = net(torch.tensor([text[cache.used :]]), cache)[0, -last:]
-        return probabilities(logits, temperature=temperature)
+        unread = torch.tensor([text[cache.used :]], device=net.device)
+        return probabilities(_read(net, unread, cache)[0, -last:], temperature=temperature).cpu()
 
     text, asked = prompt.tolist(), 0
-    with _evaluating(model, draft):
-        while len(text) < length:
-            sure, q = len(text), []
-            for _ in range(min(lookahead, length - sure - 1)):
-                q.append(read(draft, draft_cache, 1))
-                text.append(int(draw(q[-1], dice)))
-            p = read(model, cache, len(text) - sure + 1)
-            asked += 1
-            for i, token in enumerate(text[sure:]):
-                if torch.rand((), generator=dice) * q[i][0, token] < p[i, token]:
-                    sure += 1
-                    continue
-                left_over = (p[i] - q[i]).clamp(min=0)
-                text[sure:] = [int(draw(left_over, dice))]
-                break
-            else:  # all were kept, and the model has said what follows as well
-                text.append(int(draw(p[-1:], dice)))
-            # Forget the keys and values of what was refused.
-            cache.used, draft_cache.used = sure, min(draft_cache.used, sure)
+    while len(text) < length:
+        sure, q = len(text), []
+        for _ in range(min(lookahead, length - sure - 1)):
+            q.append(read(draft, draft_cache, 1))
+            text.append(int(draw(q[-1], rng)))
+        p = read(model, cache, len(text) - sure + 1)
+        asked += 1
+        for i, token in enumerate(text[sure:]):
+            if torch.rand((), generator=rng, device="cpu") * q[i][0, token] < p[i, token]:
+                sure += 1
+                continue
+            left_over = (p[i] - q[i]).clamp(min=0)
+            text[sure:] = [int(draw(left_over, rng))]
+            break
+        else:  # all were kept, and the model has said what follows as well
+            text.append(int(draw(p[-1:], rng)))
+        # Forget the keys and values of what was refused.
+        cache.used, draft_cache.used = sure, min(draft_cache.used, sure)
     return text[len(prompt) :], asked
 
 
@@ -378,71 +450,42 @@ def to_int8(model: GPT) -> GPT:
 def surprise(model: GPT, ids: Ids) -> tuple[Tensor, Tensor]:
     """Read a text (n,): surprise -ln p of each token after the first, and entropy, in nats.
 
-    Returns two tensors (n - 1,): how surprising token t was, and how surprising the model expected
-    it to be, given the tokens before it. Texts longer than the context are read in windows that
-    overlap by half.
+    Returns two tensors (n - 1,) on the CPU: how surprising token t was, and how surprising the
+    model expected it to be, given the tokens before it. Texts longer than the context are read in
+    windows that overlap by half.
     """
-    text = _as_ids(ids)
-    if text.ndim != 1 or len(text) < 2:
+    text = check_ids(ids, model.config.vocab_size, name="text", ndims=(1,)).to(model.device)
+    if len(text) < 2:
         raise ValueError("surprise needs one text of at least two tokens.")
-    _check_ids(model, text)
     context = model.config.context
+    step = max(1, context // 2)
     surprises, entropies = [], []
-    with _evaluating(model):
-        for begin in range(0, max(1, len(text) - 1 - context // 2), max(1, context // 2)):
-            window = text[begin : begin + context + 1]
-            log_probs = model(window[None, :-1])[0].float().log_softmax(dim=-1)
-            fresh = slice(context // 2 if begin else 0, None)  # the first half was scored before
-            surprises.append(-log_probs.gather(-1, window[1:, None])[fresh, 0])
-            entropies.append(-(log_probs.exp() * log_probs).sum(dim=-1)[fresh])
-    return torch.cat(surprises), torch.cat(entropies)
+    for begin in range(0, max(1, len(text) - 1 - (context - step)), step):
+        window = text[begin : begin + context + 1]
+        log_probs = _read(model, window[None, :-1])[0].float().log_softmax(dim=-1)
+        fresh = slice(context - step if begin else 0, None)  # what no window has scored before
+        surprises.append(-log_probs.gather(-1, window[1:, None])[fresh, 0])
+        entropies.append(-(log_probs.exp() * log_probs).sum(dim=-1)[fresh])
+    return torch.cat(surprises).cpu(), torch.cat(entropies).cpu()
 
 
-def _as_ids(ids: Ids) -> Tensor:
-    """Return ids as an int64 tensor (T,) or (B, T), or say what is wrong."""
-    try:
-        tensor = torch.as_tensor(ids)
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(
-            "ids must be integers of shape (T,) or (B, T): prompts of a batch are equally long."
-        ) from None
-    if tensor.numel() == 0:
-        raise ValueError("The prompt is empty: give at least one token.")
-    if tensor.ndim not in (1, 2) or tensor.dtype not in (torch.int64, torch.int32):
-        raise ValueError(
-            "ids must be integers of shape (T,) or (B, T), not "
-            f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}."
-        )
-    return tensor.long()
-
-
-def _check_prompt(model: GPT, prompt: Tensor, max_new_tokens: int) -> None:
+def _checked(model: GPT, ids: Ids, max_new_tokens: int, ndims: tuple[int, ...] = (1, 2)) -> Tensor:
+    """Return the prompt as int64 on the model's device, or say in a sentence what is wrong."""
+    prompt = check_ids(ids, model.config.vocab_size, name="prompt", ndims=ndims)
     length, context = prompt.shape[-1], model.config.context
     if length > context:
         raise ValueError(
             f"The prompt is {length} tokens long and the model's context is {context}: "
             f"keep the last {context}."
         )
-    _check_ids(model, prompt)
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1.")
-
-
-def _check_ids(model: GPT, ids: Tensor) -> None:
-    low, high, size = int(ids.min()), int(ids.max()), model.config.vocab_size
-    if low < 0 or high >= size:
-        raise ValueError(
-            f"Token ids must lie in 0…{size - 1} (vocab_size {size}), but "
-            f"{low if low < 0 else high} is among them: was another tokenizer used?"
-        )
+    return prompt.to(model.device)
 
 
 def _one_prompt(model: GPT, ids: Ids, max_new_tokens: int) -> Tensor:
     """Return one prompt (T,) that fits the context together with what will follow it."""
-    prompt = _as_ids(ids)
-    if prompt.ndim != 1:
-        raise ValueError(f"Give one prompt of shape (T,), not a batch {tuple(prompt.shape)}.")
-    _check_prompt(model, prompt, max_new_tokens)
+    prompt = _checked(model, ids, max_new_tokens, ndims=(1,))
     length, context = len(prompt) + max_new_tokens, model.config.context
     if length > context:
         raise ValueError(

@@ -15,6 +15,7 @@ Shapes: B batch, T time (tokens), D `d_model`, H `n_heads`, G `n_kv_heads`, d `h
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -141,7 +143,8 @@ class KVCache:
     """Keys and values of the tokens read so far, so that they are computed once.
 
     Holds 2 · n_layers · batch · n_kv_heads · length · head_dim numbers; `length` defaults to the
-    model's context. Pass the same cache to every call: `model(next_ids, cache)`.
+    model's context. Pass the same cache to every call: `model(next_ids, cache)`. It has to lie on
+    the model's device, `device=model.device`, and have its precision.
     """
 
     def __init__(
@@ -150,12 +153,15 @@ class KVCache:
         batch: int = 1,
         length: int | None = None,
         dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
     ) -> None:
         rows = config.context if length is None else min(length, config.context)
         shape = (config.n_layers, batch, config.kv_heads, rows, config.head_dim)
-        self.keys = torch.empty(shape, dtype=dtype)
-        self.values = torch.empty(shape, dtype=dtype)
-        self.ids = torch.empty(batch, rows, dtype=torch.int64)
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty(shape, dtype=dtype, device=device)
+        # Only a table of n-grams looks back on the ids themselves.
+        remembered = rows if config.ngram_buckets else 0
+        self.ids = torch.empty(batch, remembered, dtype=torch.int64, device=device)
         self.used = 0  # tokens stored; `GPT.forward` moves it on once all layers have written
 
     def recall(self, ids: Tensor) -> Tensor:
@@ -180,12 +186,11 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
-def make_norm(config: GPTConfig, width: int | None = None) -> nn.Module:
-    """LayerNorm or RMSNorm over the last axis."""
-    width = width or config.d_model
+def make_norm(config: GPTConfig) -> nn.Module:
+    """LayerNorm or RMSNorm over the last axis, of width d_model."""
     if config.norm == "rms":
-        return RMSNorm(width, eps=config.norm_eps)
-    return nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias)
+        return RMSNorm(config.d_model, eps=config.norm_eps)
+    return nn.LayerNorm(config.d_model, eps=config.norm_eps, bias=config.bias)
 
 
 def rotary_tables(config: GPTConfig) -> tuple[Tensor, Tensor]:
@@ -349,6 +354,11 @@ class GPT(nn.Module):
             self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.init_weights()
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie, and so where everything is computed."""
+        return self.embedding.weight.device
+
     @torch.no_grad()
     def init_weights(self, zero_branches: bool = False) -> None:
         """Draw fresh weights: normal with standard deviation 0.02, biases 0, norms 1.
@@ -371,11 +381,11 @@ class GPT(nn.Module):
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """Logits for every position of ids (B, T), integers; with a cache, ids continue it.
 
-        Raises ValueError when ids have another shape or type, lie outside the vocabulary, or do
-        not fit the context.
+        Computes on the model's own device, wherever `ids` lie. Raises ValueError when ids have
+        another shape or type, lie outside the vocabulary, or do not fit the context.
         """
         past = 0 if cache is None else cache.used
-        ids = check_ids(ids, self.config.vocab_size, ndims=(2,))
+        ids = check_ids(ids, self.config.vocab_size, ndims=(2,)).to(self.device)
         T, context = ids.shape[1], self.config.context
         if past + T > context:
             raise ValueError(
@@ -408,13 +418,61 @@ class GPT(nn.Module):
         weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         (folder / "config.tmp").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
         (folder / "config.tmp").replace(folder / "config.json")
-        save_file(weights, folder / "weights.tmp")
+        save_file(weights, folder / "weights.tmp", metadata={"sha256": _checksum(weights)})
         (folder / "weights.tmp").replace(folder / "weights.safetensors")
 
     @classmethod
     def load(cls, folder: str | Path) -> GPT:
-        """Read what `save` wrote; the model comes back in evaluation mode."""
+        """Read what `save` wrote; the model comes back on the CPU and in evaluation mode.
+
+        Raises FileNotFoundError where there is no model, and ValueError for files that are damaged
+        or do not belong together. Nothing in them is run as code.
+        """
         folder = Path(folder)
-        model = cls(GPTConfig(**json.loads((folder / "config.json").read_text())))
-        model.load_state_dict(load_file(folder / "weights.safetensors"))
+        for name in ("config.json", "weights.safetensors"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"The folder {str(folder)!r} holds no {name}: give one that `GPT.save` wrote, "
+                    "such as a run's `best`."
+                )
+        try:
+            config = GPTConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{folder / 'config.json'} does not describe a GPT ({error}): save the model again."
+            ) from None
+        model = cls(config)
+        model.load_state_dict(_read_weights(folder / "weights.safetensors", model.state_dict()))
         return model.eval()
+
+
+def _read_weights(file: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights in `file`, whole and as `save` wrote them; `expected` has their shapes."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            checksum = (opened.metadata() or {}).get("sha256")
+        weights = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}): save or train the model again.") from None
+    for name in sorted(weights.keys() | expected.keys()):
+        ours, theirs = (tuple(w[name].shape) if name in w else None for w in (expected, weights))
+        if ours != theirs:
+            raise ValueError(
+                f"{file} does not belong to the config.json beside it: {name} should be "
+                f"{ours or 'absent'} and is {theirs or 'missing'}. Save the model again."
+            )
+    if checksum not in (None, _checksum(weights)):  # files of other programs have none
+        raise ValueError(
+            f"{file} is damaged: its numbers are not those that were saved. Save or train the "
+            "model again."
+        )
+    return weights
+
+
+def _checksum(weights: dict[str, Tensor]) -> str:
+    """sha256 over the names and the bytes of all weights."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].detach().cpu().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -109,7 +109,10 @@ def _from_run(folder: Path, name: str, dtype: str, why: str) -> ChatModel:
     file = next((place for place in places if place.is_file()), None)
     if file is None:
         raise ModelError(_no_tokenizer(name))
-    model = to_huggingface(GPT.load(folder)).to(getattr(torch, dtype))
+    try:
+        model = to_huggingface(GPT.load(folder)).to(getattr(torch, dtype))
+    except ValueError as error:
+        raise ModelError(str(error)) from None
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file))
     return ChatModel(model, tokenizer, name, folder, why)
 
@@ -128,6 +131,8 @@ def _from_hub(name: str, dtype: str) -> ChatModel:
     why = f"{name} of the Hugging Face hub was taken, because no folder has that name."
     try:
         loaded = _pretrained(name, name, Path(), dtype, why, offline=why_not is not None)
+    except ModelError:
+        raise
     except Exception as error:
         if why_not is not None:
             raise ModelError(
@@ -173,11 +178,24 @@ def _pretrained(
 
     # The bar "Loading weights" goes to stderr, also where there is nothing to wait for.
     transformers.logging.disable_progress_bar()
-    options: dict[str, Any] = {"local_files_only": offline}
+    # A model's files are numbers and text: code that comes with them is never run, nor asked for.
+    options: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False}
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        source, dtype=getattr(torch, dtype), **options
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        source,
+        dtype=getattr(torch, dtype),
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are reported, and refused below
+        **options,
     )
+    model, report = loaded
+    # What is missing or does not fit is filled with random numbers, and nothing is said.
+    unfit = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
+    if unfit:
+        raise ModelError(
+            f"{len(unfit)} weights of {name!r} are missing or have another shape than its "
+            f"config.json says, {unfit[0]} among them: export or download the whole model again."
+        )
     # Both remember, and print, where they came from: a plain name, not a path of this machine.
     tokenizer.name_or_path = model.name_or_path = model.config._name_or_path = name
     return ChatModel(model.eval(), tokenizer, name, folder, why)

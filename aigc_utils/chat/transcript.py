@@ -18,6 +18,7 @@ class Transcript:
 
     def __init__(self) -> None:
         from aigc_utils import data, models
+        from aigc_utils.huggingface import from_huggingface
 
         try:
             loaded = models.load("gpt2")
@@ -29,9 +30,9 @@ class Transcript:
                 f"({error} Until then the course's small GPT-2 writes on, which has read one novel "
                 "and nothing else.)"
             )
-        self.model, self.tokenizer = loaded.model, loaded.tokenizer
-        context = self.model.config.max_position_embeddings
-        self.place = Provider("", loaded.name, context=context)
+        self.tokenizer = loaded.tokenizer
+        self.model = from_huggingface(loaded.model).to(loaded.model.dtype)
+        self.place = Provider("", loaded.name, context=self.model.config.context)
         self.chat = self.completions = self
 
     def encode(self, messages: list[Message]) -> list[int]:
@@ -54,7 +55,7 @@ class Transcript:
         return contextlib.closing(self._events(ids, max_completion_tokens, temperature))
 
     def _events(self, ids: list[int], most: int, temperature: float) -> Generator[SimpleNamespace]:
-        import torch
+        from aigc_utils import decoding
 
         def event(piece: str, reason: str | None = None, usage: object = None) -> SimpleNamespace:
             delta = SimpleNamespace(content=piece, refusal=None)
@@ -62,23 +63,17 @@ class Transcript:
             return SimpleNamespace(choices=[choice], usage=usage)
 
         new: list[int] = []
-        text, reason, past = "", "length", None
-        step = torch.tensor([ids])
-        while len(new) < most:
-            with torch.inference_mode():
-                output = self.model(step, past_key_values=past, use_cache=True)
-            past, logits = output.past_key_values, output.logits[0, -1].float()
-            probabilities = torch.softmax(logits / (temperature or 1), dim=-1)
-            chosen = torch.multinomial(probabilities, 1) if temperature else logits.argmax()[None]
-            new.append(int(chosen))
-            step = chosen[None]
+        text = whole = ""
+        end = self.tokenizer.eos_token_id
+        for token in decoding.stream(self.model, ids, most, temperature=temperature, stop=end):
+            new.append(token)
             whole = str(self.tokenizer.decode(new)).lstrip()
             line = whole.partition("\n")[0]
             if not whole.endswith("\ufffd"):  # a character may take several tokens
                 yield event(line[len(text) :])
                 text = line
-            if "\n" in whole or new[-1] == self.tokenizer.eos_token_id:
-                reason = "stop"
+            if "\n" in whole:
                 break
+        reason = "stop" if "\n" in whole or len(new) < most else "length"
         usage = SimpleNamespace(prompt_tokens=len(ids), completion_tokens=len(new))
         yield event("", reason, usage)
