@@ -1,5 +1,7 @@
 """Lesson 05's decoding: against transformers, against its own definition, and bad input."""
 
+import gc
+import itertools
 import math
 from itertools import product
 
@@ -268,13 +270,116 @@ def test_rows_of_a_batch_are_generated_each_for_itself():
 def test_texts_have_the_probability_that_the_model_gives_them():
     """All pairs of tokens of a small vocabulary, counted in many samples."""
     model = random_model(4, vocab_size=5, **LLAMA)
-    rows = decoding.generate(model, torch.tensor([[2, 0]] * 20_000), 2, seed=1, temperature=1.3)
+    rows = decoding.generate(model, torch.tensor([[2, 0]] * 8_000), 2, seed=1, temperature=1.3)
     counts = torch.bincount(torch.tensor([5 * a + b for a, b in rows]), minlength=25).double()
     with torch.no_grad():
         pairs = torch.tensor([[2, 0, a, b] for a, b in product(range(5), repeat=2)])
         log_p = (model(pairs) / 1.3).log_softmax(-1)
     picked = log_p[:, 1:3].gather(-1, pairs[:, 2:, None])[..., 0]
     assert chi_squared(counts, picked.sum(-1).exp().double()) < 2.3  # 24 degrees
+
+
+def test_two_streams_at_once_write_what_each_writes_alone():
+    model = random_model(5, dropout=0.5, **LLAMA).train()
+    prompts, lengths = ([3, 14, 15], [9, 2, 6]), (4, 20)
+    alone = [
+        decoding.generate(model, prompt, n, temperature=0)
+        for prompt, n in zip(prompts, lengths, strict=True)
+    ]
+    streams = [
+        decoding.stream(model, prompt, n, temperature=0)
+        for prompt, n in zip(prompts, lengths, strict=True)
+    ]
+    written: list[list[int]] = [[], []]
+    for _ in range(max(lengths)):
+        for stream, new in zip(streams, written, strict=True):
+            new.extend(itertools.islice(stream, 1))
+            assert model.training
+    assert written == alone
+
+
+def test_an_abandoned_stream_changes_nothing_afterwards():
+    model = random_model(5, dropout=0.5, **LLAMA).train()
+    stream = decoding.stream(model, PROMPT, 20)
+    next(stream)
+    model.eval()
+    del stream
+    gc.collect()
+    assert not any(module.training for module in model.modules())
+
+
+def test_a_frozen_part_stays_frozen_and_an_error_puts_the_mode_back():
+    model = random_model(5, dropout=0.5, **LLAMA).train()
+    model.blocks[0].eval()
+    modes = [module.training for module in model.modules()]
+    decoding.generate(model, PROMPT, 3)
+    assert [module.training for module in model.modules()] == modes
+    with torch.no_grad():
+        model.blocks[1].mlp.up.weight[0, 0] = math.nan
+    with pytest.raises(ValueError, match="logits are not all finite"):
+        decoding.generate(model, PROMPT, 3)
+    assert [module.training for module in model.modules()] == modes
+
+
+def distribution_by_hand(logits: list[float], temperature=1.0, top_k=None, top_p=None, min_p=None):
+    """What the settings mean, token by token; the filters one after the other."""
+    powers = [math.exp((z - max(logits)) / temperature) for z in logits]
+    p = {i: w / sum(powers) for i, w in enumerate(powers)}
+    likely = sorted(p, key=p.get, reverse=True)
+    if top_k is not None:
+        likely = likely[:top_k]
+    if top_p is not None:
+        reached, kept = 0.0, []
+        for i in likely:
+            kept.append(i)
+            reached += p[i] / sum(p[j] for j in likely)
+            if reached >= top_p:
+                break
+        likely = kept
+    if min_p is not None:
+        likely = [i for i in likely if p[i] >= min_p * p[likely[0]]]
+    total = sum(p[i] for i in likely)
+    return torch.tensor([p[i] / total if i in likely else 0.0 for i in p], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"temperature": 0.4},
+        {"temperature": 2.5},
+        {"top_k": 1},
+        {"top_k": 4},
+        {"top_p": 0.05},
+        {"top_p": 0.6},
+        {"top_p": 0.9},
+        {"min_p": 0.2},
+        {"temperature": 1.5, "top_k": 7, "top_p": 0.8, "min_p": 0.1},
+    ],
+    ids=str,
+)
+def test_tokens_come_as_often_as_the_settings_say(settings):
+    model = random_model(17, vocab_size=12, **LLAMA)
+    with torch.no_grad():
+        logits = model(torch.tensor([[2, 0]]))[0, -1].tolist()
+    right = distribution_by_hand(logits, **settings)
+    rows = decoding.generate(model, torch.tensor([[2, 0]] * 6_000), 1, seed=2, **settings)
+    counts = torch.bincount(torch.tensor(rows)[:, 0], minlength=12).double()
+    assert ((counts > 0) <= (right > 0)).all(), "a token that was cut has been drawn"
+    assert (counts[right > 0.003] > 0).all(), "a token that was kept never comes"
+    if (right > 0).sum() > 1:
+        assert chi_squared(counts, right) < 3.5
+
+
+def test_a_penalty_changes_what_is_written():
+    free = decoding.generate(MODEL, PROMPT, 60, temperature=0)
+    penalised = decoding.generate(MODEL, PROMPT, 60, temperature=0, repetition_penalty=1.8)
+    assert len(set(penalised)) > len(set(free))
+    with torch.no_grad():  # the first token: by definition, with the prompt as what was seen
+        logits = MODEL(torch.tensor([PROMPT]))[0, -1]
+    for token in set(PROMPT):
+        logits[token] = logits[token] / 1.8 if logits[token] > 0 else logits[token] * 1.8
+    assert penalised[0] == logits.argmax()
 
 
 def test_the_mode_of_the_model_is_put_back_and_dropout_is_off():
@@ -326,6 +431,15 @@ def test_a_beam_as_wide_as_the_tree_finds_the_best_text():
     assert len({tuple(ids) for ids, _ in found}) == 36
 
 
+@pytest.mark.parametrize(("size", "length", "beams"), [(5, 1, 8), (5, 2, 30), (3, 4, 500)])
+def test_more_beams_than_texts_find_every_text_once(size, length, beams):
+    model = random_model(7, vocab_size=size, **LLAMA)
+    found = decoding.beam_search(model, [1, 2], length, beams=beams)
+    assert {tuple(ids) for ids, _ in found} == set(product(range(size), repeat=length))
+    assert len(found) == size**length
+    assert sum(math.exp(log_p) for _, log_p in found) == pytest.approx(1, abs=1e-4)
+
+
 def test_one_beam_is_greedy():
     ids = decoding.generate(MODEL, PROMPT, 15, temperature=0)
     assert decoding.beam_search(MODEL, PROMPT, 15, beams=1)[0][0] == ids
@@ -345,7 +459,7 @@ def test_speculation_leaves_the_distribution_unchanged():
         return log_p[..., 0].sum(-1).exp().double()
 
     counts = torch.zeros(9, dtype=torch.float64)
-    for seed in range(800):
+    for seed in range(500):
         (a, b), _ = decoding.speculative(
             model, draft, [1, 2], 2, lookahead=2, temperature=1.5, seed=seed
         )
@@ -366,6 +480,32 @@ def test_greedy_speculation_is_greedy_whatever_the_draft_says():
 
 
 # Surprise
+
+
+@torch.no_grad()
+def scored_by_hand(model: GPT, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The definition, one token at a time: read from the last half context that was begun."""
+    context, step = model.config.context, max(1, model.config.context // 2)
+    surprises, entropies = [], []
+    for t in range(1, len(text)):
+        late = max(0, t - context)  # the first window that reaches t begins here or later
+        begin = -(-late // step) * step
+        p = model(text[None, begin:t])[0, -1].softmax(-1).double()
+        surprises.append(-p[text[t]].log())
+        entropies.append(-(p * p.log()).sum())
+    return torch.stack(surprises).float(), torch.stack(entropies).float()
+
+
+@pytest.mark.parametrize("context", range(1, 34))
+def test_surprise_and_entropy_are_their_definitions_at_every_context(context):
+    model = random_model(13, context=context, n_layers=1, **LLAMA)
+    rng = torch.Generator().manual_seed(context)
+    for length in (context + 2, 2 * context + 3):
+        text = torch.randint(VOCAB, (length,), generator=rng)
+        found, right = decoding.surprise(model, text), scored_by_hand(model, text)
+        for ours, by_hand in zip(found, right, strict=True):
+            assert ours.shape == (length - 1,)
+            torch.testing.assert_close(ours, by_hand, rtol=1e-4, atol=1e-4)
 
 
 @settings(max_examples=25, deadline=None)
@@ -407,7 +547,67 @@ def test_int8_stays_close_and_leaves_the_original_alone(family):
     assert (close - linear(x)).abs().max() < 0.03 * linear(x).abs().max()
 
 
+# Devices
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "n-grams"])
+def test_everything_is_computed_where_the_model_is(family):
+    """With another default device, whatever is made without naming one would not fit the model."""
+    options = {**LLAMA, "ngram_buckets": 61} if family == "n-grams" else FAMILIES[family]
+    model, prompt = random_model(14, **options), torch.tensor(PROMPT)
+    draft, start = random_model(15, **options), torch.tensor([PROMPT] * 2)
+    text = torch.arange(40) % VOCAB
+
+    def work() -> list:
+        return [
+            decoding.generate(model, prompt, 40, top_p=0.8, repetition_penalty=1.2, seed=1),
+            decoding.generate(model, start, 9, temperature=0),
+            list(decoding.stream(model, prompt, 9, seed=2, top_k=3, min_p=0.1)),
+            decoding.beam_search(model, prompt, 4),
+            decoding.speculative(model, draft, prompt, 9, seed=3),
+            [row.tolist() for row in decoding.surprise(model, text)],
+        ]
+
+    expected = work()
+    with torch.device("meta"):
+        assert work() == expected
+
+
+def test_a_cache_lies_where_it_is_told_and_remembers_ids_only_for_ngrams():
+    plain, ngrams = random_model(**LLAMA), random_model(ngram_buckets=61, **LLAMA)
+    for model, remembered in ((plain, 0), (ngrams, CONTEXT)):
+        cache = KVCache(model.config, batch=3, device="meta", dtype=torch.bfloat16)
+        assert {t.device.type for t in (cache.keys, cache.values, cache.ids)} == {"meta"}
+        assert cache.ids.shape == (3, remembered) and cache.keys.dtype == torch.bfloat16
+
+
 # Bad input: one sentence each
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, np.uint16, tuple, list])
+def test_ids_of_every_kind_are_read(kind):
+    prompt = np.array(PROMPT, dtype=np.uint16) if kind is np.uint16 else kind(PROMPT)
+    assert decoding.generate(MODEL, prompt, 9, seed=1) == decoding.generate(
+        MODEL, PROMPT, 9, seed=1
+    )
+    assert torch.equal(decoding.surprise(MODEL, prompt)[0], decoding.surprise(MODEL, PROMPT)[0])
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_model_whose_weights_are_no_numbers_is_named(number):
+    model = random_model(16, **LLAMA)
+    with torch.no_grad():
+        model.norm.weight[3] = number
+    for call in (
+        lambda: decoding.generate(model, PROMPT, 3),
+        lambda: decoding.generate(model, PROMPT, 3, temperature=0),
+        lambda: next(decoding.stream(model, PROMPT, 3)),
+        lambda: decoding.beam_search(model, PROMPT, 3),
+        lambda: decoding.speculative(MODEL, model, PROMPT, 3),
+        lambda: decoding.surprise(model, PROMPT),
+    ):
+        with pytest.raises(ValueError, match=r"logits are not all finite.*last good checkpoint"):
+            call()
 
 
 @pytest.mark.parametrize(

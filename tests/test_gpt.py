@@ -1,5 +1,6 @@
 """The GPT of lessons 03–05 against transformers, its own cache, and bad input."""
 
+import json
 import math
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
-from aigc_utils.gpt import GPT, LLAMA, GPTConfig, KVCache
+from aigc_utils.gpt import GPT, LLAMA, GPTConfig, KVCache, rotary_tables, rotate
 from aigc_utils.huggingface import from_huggingface, to_huggingface
 
 CONTEXT = 33
@@ -159,6 +161,116 @@ def test_zero_branches_make_every_block_the_identity():
     torch.testing.assert_close(model.blocks[0](x, None, mask, None, 0), x)
 
 
+@pytest.mark.parametrize("kind", WITH_NGRAMS)
+@pytest.mark.parametrize("n_layers", [2, 18])
+def test_first_weights_are_as_large_as_the_depth_asks(kind, n_layers):
+    torch.manual_seed(2)
+    model = GPT(GPTConfig(**{**SMALL, **WITH_NGRAMS[kind], "n_layers": n_layers, "d_model": 64}))
+    wrong = []
+    for name, weight in model.named_parameters():
+        if name.endswith("bias") or name.startswith("ngrams"):
+            fits = (weight == 0).all()
+        elif weight.ndim == 1:
+            fits = (weight == 1).all()
+        else:
+            branch_end = name.endswith(("attention.out.weight", "mlp.down.weight"))
+            std = 0.02 / (2 * n_layers) ** 0.5 if branch_end else 0.02
+            fits = abs(weight.std() / std - 1) < 0.06 and abs(weight.mean()) < 0.1 * std
+        if not fits:
+            wrong.append(name)
+    assert not wrong
+
+
+@pytest.mark.parametrize("branch", ["attention", "mlp"])
+@torch.no_grad()
+def test_what_a_branch_adds_is_dropped_in_training_only(branch):
+    block = GPT(GPTConfig(**SMALL, dropout=0.25)).blocks[0]
+    for end, bias in ((block.attention.out, "attention"), (block.mlp.down, "mlp")):
+        end.weight.zero_()
+        end.bias.fill_(1.0 if bias == branch else 0.0)  # this branch adds 1, the other nothing
+    x, mask = torch.randn(40, 30, 32), torch.zeros(30, 30)
+    added = block.eval()(x, None, mask, None, 0) - x
+    torch.testing.assert_close(added, torch.ones_like(x))
+    torch.manual_seed(3)
+    added = block.train()(x, None, mask, None, 0) - x
+    dropped = added.abs() < 1e-5
+    torch.testing.assert_close(added[~dropped], torch.full_like(added[~dropped], 1 / 0.75))
+    assert abs(dropped.float().mean() - 0.25) < 0.01
+
+
+@torch.no_grad()
+def test_the_embedding_is_dropped_in_training_only():
+    model, seen = random_model(dropout=0.25), []
+    model.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    ids = torch.randint(97, (20, CONTEXT))
+    whole = model.embedding(ids) + model.position.weight
+    model.eval()(ids)
+    model.train()(ids)
+    torch.testing.assert_close(seen[0], whole)
+    kept = seen[1] != 0
+    torch.testing.assert_close(seen[1][kept], whole[kept] / 0.75)
+    assert abs(kept.float().mean() - 0.75) < 0.02
+
+
+@torch.no_grad()
+def test_a_tied_head_is_the_embedding_and_a_free_one_is_not():
+    for tied in (True, False):
+        model, ids = random_model(tied=tied), torch.tensor([[1, 2, 3]])
+        assert ("head.weight" in model.state_dict()) != tied
+        before = model(ids)
+        model.embedding.weight[50] += 1  # token 50 is not among the ids: only the head can tell
+        changed = (model(ids) != before).any(dim=1)[0]
+        assert changed.tolist() == [tied and token == 50 for token in range(97)]
+
+
+@torch.no_grad()
+def test_rotary_turns_by_the_angles_of_the_paper_and_sees_distances_only():
+    config = GPTConfig(**SMALL, **LLAMA, rope_theta=500.0)
+    cos, sin = rotary_tables(config)
+    assert cos.shape == sin.shape == (CONTEXT, 8)
+    torch.manual_seed(4)
+    q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
+    for m in (0, 5, 31):
+        turned = rotate(q, cos[m].double(), sin[m].double())
+        pairs = torch.complex(q[..., :4], q[..., 4:])
+        angles = m * 500.0 ** (-2 * torch.arange(4, dtype=torch.float64) / 8)
+        expected = pairs * torch.polar(torch.ones(4, dtype=torch.float64), angles)
+        found = torch.complex(turned[..., :4], turned[..., 4:])
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+    def score(m: int, n: int) -> float:
+        turned = [rotate(x, cos[at].double(), sin[at].double()) for x, at in ((q, m), (k, n))]
+        return float((turned[0] * turned[1]).sum())
+
+    assert score(9, 4) == pytest.approx(score(25, 20), abs=1e-5)
+    assert abs(score(9, 4) - score(9, 5)) > 1e-3
+
+
+@torch.no_grad()
+def test_normalised_queries_and_keys_have_no_size():
+    ids = torch.randint(97, (2, 9))
+    for qk_norm, equal in ((True, True), (False, False)):
+        model = random_model(qk_norm=qk_norm, norm_eps=1e-12, **LLAMA)
+        before = model(ids)
+        for block in model.blocks:
+            block.attention.qkv.weight[:64] *= 3  # 32 rows of queries, 32 of keys
+        assert torch.allclose(model(ids), before, rtol=1e-3, atol=1e-3) == equal
+
+
+@torch.no_grad()
+def test_shared_keys_and_values_are_those_of_neighbouring_heads():
+    shared = random_model(n_kv_heads=2, **LLAMA)
+    whole, weights = GPT(GPTConfig(**SMALL, **LLAMA)).eval(), shared.state_dict()
+    for name, weight in weights.items():
+        if "qkv" in name:  # queries of 4 heads; keys and values of 2, each for 2 heads in a row
+            q, k, v = weight.split((32, 16, 16))
+            doubled = [part.view(2, 8, 32).repeat_interleave(2, 0).flatten(0, 1) for part in (k, v)]
+            weights[name] = torch.cat((q, *doubled))
+    whole.load_state_dict(weights)
+    ids = torch.randint(97, (2, 17))
+    assert relative_error(shared(ids), whole(ids)) < 1e-5
+
+
 def test_parameter_count_of_nanogpt_cpu_recipe():
     config = GPTConfig(vocab_size=65, context=64, n_layers=4, n_heads=4, d_model=128, bias=False)
     count = sum(p.numel() for p in GPT(config).parameters())
@@ -217,6 +329,64 @@ def test_full_cache_names_both_lengths():
         model(torch.zeros(1, 30, dtype=torch.int64), cache)
         with pytest.raises(ValueError, match=r"34 tokens long.*33"):
             model(torch.zeros(1, 4, dtype=torch.int64), cache)
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "empty", "other program", "json", "no json"])
+def test_damaged_files_are_named(tmp_path, damage):
+    random_model().save(tmp_path)
+    config, weights = tmp_path / "config.json", tmp_path / "weights.safetensors"
+    raw = weights.read_bytes()
+    if damage == "cut":
+        weights.write_bytes(raw[:-9])
+    elif damage == "bit":
+        weights.write_bytes(raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:])
+    elif damage == "empty":
+        weights.write_bytes(b"")
+    elif damage == "other program":
+        torch.save({"a": torch.ones(2)}, weights)  # a pickle, which could run code
+    elif damage == "json":
+        config.write_text(config.read_text()[:40])
+    else:
+        config.write_bytes(b"\xff\xfe[]")
+    with pytest.raises(ValueError, match=r"(?i)save (or train )?the model again") as e:
+        GPT.load(tmp_path)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"d_model": 16}, r"attention.out.bias should be \(16,\) and is \(32,\)"),
+        ({"n_layers": 3}, r"blocks\.2\..* and is missing"),
+        ({"n_layers": 1}, r"blocks\.1\..* should be absent"),
+        ({"width": 3}, "does not describe a GPT"),
+        ({"d_model": "32"}, "does not describe a GPT"),
+    ],
+)
+def test_files_that_do_not_belong_together_are_named(tmp_path, options, sentence):
+    random_model().save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **options}))
+    with pytest.raises(ValueError, match=sentence):
+        GPT.load(tmp_path)
+
+
+def test_a_folder_without_a_model_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
+        GPT.load(tmp_path)
+    random_model().save(tmp_path)
+    (tmp_path / "weights.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no weights\.safetensors"):
+        GPT.load(tmp_path)
+
+
+def test_weights_of_another_program_need_no_checksum(tmp_path):
+    model = random_model()
+    model.save(tmp_path)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    ids = torch.randint(97, (1, 9))
+    with torch.no_grad():
+        assert torch.equal(GPT.load(tmp_path)(ids), model(ids))
 
 
 @pytest.mark.parametrize(

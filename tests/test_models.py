@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from aigc_utils import data, models
 from aigc_utils.gpt import GPT, LLAMA, GPTConfig
@@ -44,6 +45,66 @@ def test_own_folders_load(tmp_path: Path) -> None:
         torch.testing.assert_close(logits(chat.model, ids), gpt(torch.tensor([ids])))
         assert str(tmp_path) not in repr(chat) + repr(chat.tokenizer)
         (home / "tokenizer.json").unlink()
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    """A small Llama as lesson 04 exports it."""
+    tokenizer = BPETokenizer.train("the cat sat on the mat. " * 20, 266)
+    gpt = GPT(GPTConfig(vocab_size=266, context=16, n_layers=2, d_model=32, **LLAMA))
+    to_huggingface(gpt).save_pretrained(tmp_path)
+    tokenizer.to_huggingface().save(str(tmp_path / "tokenizer.json"))
+    models.load(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("fault", ["missing", "shape", "cut"])
+def test_weights_that_are_not_whole_are_refused(exported: Path, fault: str) -> None:
+    file, name = exported / "model.safetensors", "model.layers.1.mlp.down_proj.weight"
+    weights = load_file(file)
+    if fault == "missing":
+        del weights[name]
+    elif fault == "shape":
+        weights[name] = weights[name][:, :-1].contiguous()
+    save_file(weights, file, metadata={"format": "pt"})
+    if fault == "cut":
+        file.write_bytes(file.read_bytes()[:-100])
+    sentence = (
+        "cannot be read as a model" if fault == "cut" else f"1 weights .*{name}.* whole model"
+    )
+    with pytest.raises(models.ModelError, match=sentence) as caught:
+        models.load(exported)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_run_is_refused_in_its_own_words(tmp_path: Path) -> None:
+    GPT(GPTConfig(vocab_size=266, context=16, n_layers=1, d_model=32)).save(tmp_path)
+    tokenizer = BPETokenizer.train("the cat sat on the mat. " * 20, 266)
+    tokenizer.to_huggingface().save(str(tmp_path / "tokenizer.json"))
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(models.ModelError, match=r"weights\.safetensors is damaged"):
+        models.load(tmp_path)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_code_beside_a_model_is_neither_run_nor_asked_for(
+    exported: Path, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
+    mark = exported / "ran"
+    code = f"open({str(mark)!r}, 'w')\nfrom transformers import *\nC, M, T = 1, 2, 3\n"
+    (exported / "code.py").write_text(code)
+    config = json.loads((exported / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}
+    config["model_type"] = config["model_type"] if known else "novelty"
+    (exported / "config.json").write_text(json.dumps(config))
+    if known:
+        models.load(exported)
+    else:
+        with pytest.raises(models.ModelError, match="cannot be read as a model"):
+            models.load(exported)
+    assert not mark.exists()
 
 
 def test_folders_that_hold_no_model_say_so(tmp_path: Path) -> None:
