@@ -84,9 +84,13 @@ def test_a_slip_is_named_only_when_it_is_recognised():
     assert message == "`double([1.0, 2.0, 5.0])` must have 10 at [2], and has 11."
     message = refusal(double, lambda x: 2 * x + 1)
     assert message.endswith("must have 2 at [0], and has 3 (3 of 3 numbers differ).")
-    # Squares in the second case only: the first has shown that this is not what it does.
+    # Squares in one of the cases only: the other shows that this is not what it does.
     message = refusal(double, lambda x: x**2 if x.ndim == 2 else 2 * x)
     assert message.startswith("`double(array (3, 4))` must have 0.251 at [0, 0], and has 0.0158")
+    message = refusal(double, lambda x: x**2 if x.ndim == 1 else 2 * x)
+    assert message.startswith("`double([1.0, 2.0, 5.0])` must have 2 at [0], and has 1 (2 of 3")
+    message = refusal(double, lambda x: x**2 if x.ndim == 1 else zwei)  # noqa: F821
+    assert message == "You square."  # what came in the cases that came
 
 
 def raises(x):
@@ -227,6 +231,12 @@ def test_global_generators_are_left_as_they_were():
     assert state() == before
 
 
+def test_no_warning_of_the_checker_or_the_learner_is_shown(recwarn):
+    double(lambda x: 2 * x + 0 * np.log(abs(x)) + 0 / (1 + 0 * np.float64(1)) + np.divide(0, x))
+    refusal(double, lambda x: x / np.zeros(3))
+    assert not recwarn.list
+
+
 def test_printing_is_shown_only_when_the_check_fails(capsys):
     def talks(x, factor=2):
         print("shape", x.shape)
@@ -325,6 +335,9 @@ def test_alike_and_difference():
     assert not alike([math.inf], [-math.inf])
     assert difference(list("abcd"), list("abxd")) == "must have 'x' at place 2, and has 'c'"
     assert difference(["a"], ["a", "b"]) == "must be ['a', 'b'], and is ['a']"
+    assert difference({"a": 1}, {"a": 1, "b": 2}) == "lacks the key 'b'"
+    assert difference({"a": 1, "c": 0}, {"a": 1}) == "must not have the key 'c'"
+    assert difference({"a": 1}, {"a": 2}) == "must have 2 for 'a', and has 1"
     assert difference({1}, {2}) == "must be {2}, and is {1}"
 
 

@@ -40,6 +40,8 @@ SECONDS = 5.0  # how long one call of a learner's function may take
 
 # Usual mistakes: a function of the same inputs that makes the mistake, and the sentence it earns.
 Slips = Sequence[tuple[Callable[..., Any], str]]
+# One case: the inputs, what came and what is right.
+Found = tuple[Sequence[Any], Any, Any]
 
 
 class CheckStopped(KeyboardInterrupt):
@@ -72,7 +74,7 @@ def exercise(
             answer = None
             try:
                 answer = Answer(function, name, seconds)
-                with _randomness_kept():
+                with _randomness_kept(), warnings.catch_warnings(action="ignore"):
                     praise = check(answer)
                 print(f"Right: {praise}")
                 return _record(lesson, name)
@@ -149,7 +151,6 @@ class Answer:
         try:
             with (
                 contextlib.redirect_stdout(output),
-                warnings.catch_warnings(action="ignore"),
                 _time_limit(limit),
             ):
                 return work(), None
@@ -173,25 +174,26 @@ class Answer:
     def compare(
         self, cases: Iterable[Sequence[Any]], right: Callable[..., Any], slips: Slips = ()
     ) -> None:
-        """Demand for the inputs of each case what ``right`` gives; recognise a slip by its value.
+        """Demand for the inputs of each case what ``right`` gives; recognise a slip by its values.
 
         The form of the right value decides how the answer is read: a number, or an array of that
-        shape; everything else (text, lists, tuples, dicts, sets) is compared as it comes. A slip
-        is named only when it explains the cases before as well.
+        shape; everything else (text, lists, tuples, dicts, sets) is compared as it comes.
         """
-        done: list[tuple[Sequence[Any], Any]] = []
-
-        def explained(wrong: Callable[..., Any], *args: Any) -> Any:
-            if not all(alike(got, wrong(*map(copied, earlier))) for earlier, got in done):
-                raise LookupError("this slip would have shown before")
-            return wrong(*args)
-
-        consistent = [(functools.partial(explained, wrong), sentence) for wrong, sentence in slips]
+        found: list[Found] = []
+        printed = None  # in the first case that is wrong
         for args in cases:
             expected = right(*map(copied, args))
-            got = self(*args)
-            self.demand_value(got, expected, args, consistent)
-            done.append((args, got))
+            try:
+                got = read_like(self(*args), expected, self.name)
+            except CheckFailed:
+                if printed is not None:  # an earlier case is wrong already, and says more
+                    break
+                raise
+            found.append((args, got, expected))
+            if printed is None and not alike(got, expected):
+                printed = self.printed
+        self.printed = printed or ""
+        self.judge(found, slips)
 
     def demand_value(
         self,
@@ -201,19 +203,25 @@ class Answer:
         slips: Slips = (),
         part: str = "",
     ) -> None:
-        """Demand one value: name a slip that gives the same, else where the difference stands.
+        """Demand one value, read in the form of ``expected``; ``part`` names one of several."""
+        self.judge([(args, read_like(got, expected, part or self.name), expected)], slips, part)
 
-        ``part`` names one of several things that the function returns.
+    def judge(self, found: Sequence[Found], slips: Slips = (), part: str = "") -> None:
+        """Demand that every (inputs, got, expected) agrees.
+
+        A slip is named when it explains what came in *all* cases; otherwise the sentence says where
+        the first difference stands, and in which case.
         """
-        got = read_like(got, expected, part or self.name)
-        if alike(got, expected):
+        wrong = [(args, got, expected) for args, got, expected in found if not alike(got, expected)]
+        if not wrong:
             return
-        for wrong, sentence in slips:
-            # A slip may not fit the shapes of this case; then it is not what happened.
+        for slip, sentence in slips:
+            # A slip may not fit the shapes of a case; then it is not what happened.
             with contextlib.suppress(ArithmeticError, LookupError, RuntimeError, ValueError):
                 with np.errstate(all="ignore"):
-                    value = wrong(*map(copied, args))
-                demand(not alike(got, value), sentence)
+                    explains = all(alike(got, slip(*map(copied, args))) for args, got, _ in found)
+                demand(not explains, sentence)
+        args, got, expected = wrong[0]
         of = f"`{part}` of " if part else ""
         raise CheckFailed(f"{of}{self.case(*args)} {difference(got, expected)}.")
 

@@ -81,6 +81,8 @@ def read_like(value: Any, expected: Any, name: str) -> Any:
         return read_array(value, name, tuple(expected.shape))
     if isinstance(expected, int | float | np.number) and not isinstance(expected, bool):
         return read_number(value, name)
+    if isinstance(expected, list) and isinstance(value, np.ndarray):
+        return value.tolist()
     return value
 
 
@@ -146,10 +148,17 @@ def difference(got: Any, expected: Any) -> str:
         some = f" ({len(wrong)} of {b.size} numbers differ)" if len(wrong) > 1 else ""
         return f"must have {want} at {place}, and has {have}{some}"
     both = isinstance(got, list | tuple) and isinstance(expected, list | tuple)
-    if both and len(got) == len(expected) > 3:
+    if both and len(got) == len(expected) > 1:
         i = next(i for i, (x, y) in enumerate(zip(got, expected, strict=True)) if not alike(x, y))
         want, have = show_pair(expected[i], got[i])
         return f"must have {want} at place {i}, and has {have}"
+    if isinstance(got, dict) and isinstance(expected, dict):
+        for key in [*expected, *got]:
+            if key not in got or key not in expected:
+                return f"{'lacks' if key in expected else 'must not have'} the key {short(key)}"
+            if not alike(got[key], expected[key]):
+                want, have = show_pair(expected[key], got[key])
+                return f"must have {want} for {short(key)}, and has {have}"
     want, have = show_pair(expected, got)
     return f"must be {want}, and is {have}"
 
@@ -184,7 +193,7 @@ def short(value: Any) -> str:
     if array is not None and type(value) not in (bool, int, float):
         value = array.tolist()
     plain = isinstance(value, str | bytes | int | float | list | tuple | dict | set | None)
-    return cut(repr(value), 60) if plain else type(value).__name__
+    return cut(repr(value), 80) if plain else type(value).__name__
 
 
 def seen(value: Any) -> str:
