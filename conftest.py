@@ -25,7 +25,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 runpy.run_path(str(ROOT / "tools" / "offline" / "sitecustomize.py"))  # this process too
 
-from aigc_utils import session  # noqa: E402, F401  (sets threads before numpy is imported)
+from aigc_utils import session  # noqa: E402
+
+session.prepare()  # before numpy, torch and TensorFlow are imported
 
 # Exercises are unsolved on purpose; their solutions are run instead.
 collect_ignore = ["notebooks/exercises"]

@@ -4,6 +4,7 @@ The article that lesson 09 repairs generates 64×64 colour pictures, but brings 
 made from Fashion-MNIST: each class of clothes is dyed in a hue of its own and stands before a
 dark wall of any hue. So there is something to learn that no loss mentions: which hue belongs to
 which garment. `hue_agreement` measures it, and the grey picture inside goes to a feature net.
+Importing this module calls `session.prepare`: two threads, quiet logs, unless chosen otherwise.
 """
 
 from typing import Protocol
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from aigc_utils import data, session
 
+session.prepare()
 with session.quiet_stderr():
     import keras
     from keras import layers

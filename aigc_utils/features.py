@@ -3,6 +3,7 @@
 Lesson 07 builds this network and trains it for twelve epochs; the committed weights are the same
 network trained longer (``data/build_feature_net.py``). Its *features* are the 64 outputs of the
 penultimate layer before the activation; after the ReLU four in five of them would be zero.
+Importing this module calls `session.prepare`: two threads, quiet logs, unless chosen otherwise.
 """
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from aigc_utils import data, session
 
+session.prepare()
 with session.quiet_stderr():
     import keras
     from keras import layers

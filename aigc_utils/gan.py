@@ -8,6 +8,7 @@
 The networks are those of Radford, Metz and Chintala, *Unsupervised Representation Learning with
 Deep Convolutional Generative Adversarial Networks* (2016), made small; the game is that of lesson
 08 with the non-saturating loss. Pictures go in and come out as uint8, as everywhere in the course.
+Importing this module calls `session.prepare`: two threads, quiet logs, unless chosen otherwise.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy.typing as npt
 
 from aigc_utils import history, session
 
+session.prepare()
 with session.quiet_stderr():
     import keras
     import tensorflow as tf

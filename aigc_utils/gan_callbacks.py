@@ -3,7 +3,8 @@
     frames, score = gan_callbacks.Frames(), gan_callbacks.Score(test_images)
     model.fit(images, epochs=5, callbacks=[frames, score, gan_callbacks.LinearDecay()])
 
-All four work with any `gan.GAN`, and with runs that were interrupted and go on.
+All four work with any `gan.GAN`, and with runs that were interrupted and go on. Importing this
+module imports `gan`, which calls `session.prepare`.
 """
 
 from collections.abc import Callable

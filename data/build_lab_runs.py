@@ -18,12 +18,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from aigc_utils import session
+
+session.prepare()  # before the libraries that read it are imported
+
 import optuna
 import torch
 from build import HERE, write
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from aigc_utils import history, lab, session, training
+from aigc_utils import history, lab, training
 from aigc_utils.study import NumberedSampler
 
 KNOBS: dict[str, tuple] = {

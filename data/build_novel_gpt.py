@@ -16,11 +16,15 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from aigc_utils import session
+
+session.prepare()  # before the libraries that read it are imported
+
 import torch
 from build import HERE, write
 from safetensors.torch import save
 
-from aigc_utils import data, history, session, training
+from aigc_utils import data, history, training
 from aigc_utils.gpt import GPT, GPTConfig
 from aigc_utils.huggingface import to_huggingface
 from aigc_utils.tokenizer import BPETokenizer

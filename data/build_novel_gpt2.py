@@ -17,11 +17,15 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from aigc_utils import session
+
+session.prepare()  # before the libraries that read it are imported
+
 import torch
 from build import HERE, write
 from build_novel_gpt import RECIPE, VOCAB_SIZE, as_json, bits, model_files, split
 
-from aigc_utils import data, session, training
+from aigc_utils import data, training
 from aigc_utils.gpt import GPT, GPTConfig
 from aigc_utils.tokenizer import BPETokenizer
 

@@ -1,7 +1,8 @@
 """A chat with memory over the OpenAI SDK, on this machine or far away (lessons 11 and 13).
 
 ``Chat`` holds a conversation; ``panel()`` talks in a notebook and ``python -m aigc_utils.chat`` in
-the terminal; ``python -m aigc_utils.chat.server`` serves the model of this machine.
+the terminal; ``python -m aigc_utils.chat.server`` serves the model of this machine. Importing this
+package calls `session.prepare`: two threads, and transformers without a network.
 """
 
 from aigc_utils.chat.conversation import Chat, Prices

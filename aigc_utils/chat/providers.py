@@ -2,6 +2,8 @@
 
 ``"local"`` is the course's model on this machine, OpenAI is reached only by who names it *and* has
 set its key, and any other address that speaks the chat-completions protocol is a ``Provider``.
+Importing this module calls `session.prepare`: transformers stays without a network, unless chosen
+otherwise.
 """
 
 import json
@@ -14,8 +16,10 @@ from typing import Any
 import httpx2
 import openai
 
-from aigc_utils import session  # noqa: F401  (before the libraries that read its environment)
+from aigc_utils import session
 from aigc_utils.chat.text import SHORTEST_KEY
+
+session.prepare()  # before transformers, which counts a conversation's tokens
 
 Message = dict[str, str]
 """``{"role": "system" | "user" | "assistant", "content": text}``"""
