@@ -45,6 +45,14 @@ _FOLDER = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parents[1] / "data"
 # First bytes of files that learners take for text: PDF, RTF, Word and e-book (zip), old Word, gzip.
 _NOT_TEXT = (b"%PDF", b"{\\rtf", b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"\x1f\x8b")
 
+# Marks of encodings that are not UTF-8. The first begins like the third: the order counts.
+_OTHER_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
 
 class DataError(RuntimeError):
     """A file is missing, damaged or not what the course can read; the message says the mend."""
@@ -88,7 +96,10 @@ def path(name: str) -> Path:
     file = _FOLDER / name
     if not file.is_file():
         raise DataError(f"data/{name} is missing. {_mend(name)}")
-    raw = file.read_bytes()
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"data/{name} cannot be read ({error.strerror}). {_mend(name)}") from None
     digest = hashlib.sha256(raw).hexdigest()
     if digest != checksums[name]:
         raise DataError(
@@ -98,6 +109,20 @@ def path(name: str) -> Path:
     return file
 
 
+def folder(name: str) -> Path:
+    """Return the path of a folder of data files, such as a model's, after checking each of them.
+
+    ``name`` is relative to ``data/``, with no slash at its end. Raises DataError as ``path`` does.
+    """
+    inside = [file for file in _checksums() if file.startswith(f"{name}/")]
+    if not inside:
+        known = sorted({file.rpartition("/")[0] for file in _checksums() if "/" in file})
+        raise DataError(f"There is no data folder {name!r}: choose one of {', '.join(known)}.")
+    for file in inside:
+        path(file)
+    return _FOLDER / name
+
+
 def load_text(name_or_path: str | os.PathLike[str]) -> str:
     """Return a text of the course by name, or a learner's own UTF-8 text file by path.
 
@@ -105,37 +130,24 @@ def load_text(name_or_path: str | os.PathLike[str]) -> str:
     mark is dropped. Raises DataError when the file is missing, empty, binary, not UTF-8, or
     shorter than ``MIN_CHARACTERS``.
     """
-    names = [file.removesuffix(".txt.gz") for file in _checksums() if file.endswith(".txt.gz")]
-    if name_or_path in names:
+    own = [file.removesuffix(".txt.gz") for file in _checksums() if file.endswith(".txt.gz")]
+    if name_or_path in own:
         return gzip.decompress(path(f"{name_or_path}.txt.gz").read_bytes()).decode("utf-8")
-    file = Path(name_or_path).expanduser()
-    if not file.is_file():
-        raise DataError(
-            f"There is no text file {str(file)!r}: give the path of a file, seen from "
-            f"this notebook's folder, or a name of the course: {', '.join(names)}."
-        )
-    return _own_text(file)
-
-
-def _own_text(file: Path) -> str:
-    raw = file.read_bytes()
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(f"{file.name} is UTF-16, not UTF-8. {_convert(file, 'utf-16')}")
-    if raw.startswith(_NOT_TEXT) or b"\0" in raw:
-        raise DataError(
-            f"{file.name} is not plain text: open it in the program that made it and "
-            "save it as plain text in UTF-8."
-        )
     try:
-        text = raw.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        which = " (cp1252 is Western European; take 'gb18030' for Chinese)"
+        file = Path(name_or_path).expanduser()
+        there = file.is_file()
+    except (RuntimeError, OSError, ValueError):  # an unknown ~user, a name that no disk can hold
+        there = False
+    if not there:
         raise DataError(
-            f"{file.name} is not UTF-8: the byte 0x{raw[error.start]:02x} at offset "
-            f"{error.start:,} does not fit. {_convert(file, 'cp1252', which)}"
-        ) from None
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if not text.strip():
+            f"There is no text file {str(name_or_path)!r}: give the path of a file, seen from "
+            f"this notebook's folder, or a name of the course: {', '.join(own)}."
+        )
+    text = _decoded(file)
+    # One after the other, so that at most two copies of a large text are held at once.
+    text = text.replace("\r\n", "\n")
+    text = text.replace("\r", "\n")
+    if not text or text.isspace():
         raise DataError(f"{file.name} is empty: choose a file with text in it.")
     if len(text) < MIN_CHARACTERS:
         raise DataError(
@@ -143,6 +155,32 @@ def _own_text(file: Path) -> str:
             "the last tenth is held out for validation and must fill a window of the model."
         )
     return text
+
+
+def _decoded(file: Path) -> str:
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{file.name} cannot be read ({error.strerror}): copy it to a place where you may read."
+        ) from None
+    for mark, encoding in _OTHER_MARKS.items():
+        if raw.startswith(mark):
+            name = encoding.upper()
+            raise DataError(f"{file.name} is {name}, not UTF-8. {_convert(file, encoding)}")
+    if raw.startswith(_NOT_TEXT) or b"\0" in raw:
+        raise DataError(
+            f"{file.name} is not plain text: open it in the program that made it and "
+            "save it as plain text in UTF-8."
+        )
+    try:
+        return raw.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        which = " (cp1252 is Western European; take 'gb18030' for Chinese)"
+        raise DataError(
+            f"{file.name} is not UTF-8: the byte 0x{raw[error.start]:02x} at offset "
+            f"{error.start:,} does not fit. {_convert(file, 'cp1252', which)}"
+        ) from None
 
 
 def _convert(file: Path, encoding: str, which: str = "") -> str:
@@ -165,3 +203,14 @@ def load_fashion_mnist() -> tuple[Split, Split]:
         train = (file["train_images"], file["train_labels"])
         test = (file["test_images"], file["test_labels"])
     return train, test
+
+
+def read_idx(packed: bytes) -> npt.NDArray[np.uint8]:
+    """Return the array in a gzipped file of MNIST's IDX format, shaped as its header says.
+
+    Two zero bytes, type 8 (bytes), the rank, the sizes as big-endian numbers of 4 bytes, the data.
+    """
+    raw = gzip.decompress(packed)
+    rank = raw[3]
+    shape = np.frombuffer(raw, ">u4", count=rank, offset=4)
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)

@@ -59,10 +59,8 @@ def load(name: str | os.PathLike[str] = NAME, dtype: str = "bfloat16") -> ChatMo
         why = "The bundled chat model SmolLM2-135M-Instruct was taken, which is the default."
         return _from_folder(convert(), NAME, dtype, why)
     if name == "novel":
-        files = [n for n in data.names() if n.startswith("models/novel_gpt/")]
-        folder = [data.path(n) for n in files].pop().parent  # every file's checksum is compared
         why = "The course's GPT of lesson 04 was taken, because it was asked for by name."
-        return _from_folder(folder, name, dtype, why)
+        return _from_folder(data.folder("models/novel_gpt"), name, dtype, why)
     folder = Path(name).expanduser()
     if folder.is_dir():
         why = f"The folder {folder.name!r} was taken, because it exists on this machine."

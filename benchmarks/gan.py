@@ -31,7 +31,6 @@ that is worth.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
 import subprocess
@@ -353,17 +352,11 @@ def write(file: Path, contestant: str, seconds: float, seed: int, clock: str) ->
 # Scores ------------------------------------------------------------------------------------------
 
 
-def read_idx(file: Path) -> np.ndarray:
-    """Read pictures in MNIST's format, as Debian packs them: uint8 (n, 28, 28)."""
-    raw = gzip.decompress(file.read_bytes())
-    return np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 28, 28)
-
-
 def test_pictures(folder: Path) -> np.ndarray:
     """Return all 10,000 test pictures when the folder has them, else the committed 4,000."""
     files = sorted(folder.rglob("t10k-images-idx3-ubyte.gz")) if folder.is_dir() else []
     if files:
-        return read_idx(files[0])
+        return data.read_idx(files[0].read_bytes())
     _, (images, _) = data.load_fashion_mnist()
     return images
 
@@ -378,7 +371,7 @@ def choice_pictures(folder: Path) -> np.ndarray:
         )
     (committed, _), _ = data.load_fashion_mnist()
     known = {picture.tobytes() for picture in committed}
-    others = np.array([p for p in read_idx(files[0]) if p.tobytes() not in known])
+    others = np.array([p for p in data.read_idx(files[0].read_bytes()) if p.tobytes() not in known])
     return others[np.random.default_rng(0).permutation(len(others))[:N_PICTURES]]
 
 

@@ -24,6 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
+from aigc_utils.data import read_idx
+
 HERE = Path(__file__).resolve().parent
 PER_CLASS = {"train": 2_000, "t10k": 400}
 # The sha256 of what goes in, before compression. It tells a package that holds something else
@@ -82,14 +84,6 @@ def novel(deb: Path) -> str:
     record = database[offset : offset + length]
     parsed = rdata.parser.parse_data(zlib.decompress(record[4:]), extension=".rds")
     return "\n".join(rdata.conversion.convert(parsed))
-
-
-def read_idx(packed: bytes) -> np.ndarray:
-    """Read MNIST's IDX format: two zero bytes, type 8 (bytes), the rank, the sizes, the data."""
-    raw = gzip.decompress(packed)
-    rank = raw[3]
-    shape = np.frombuffer(raw, ">u4", count=rank, offset=4)
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
 def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:

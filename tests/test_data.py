@@ -10,6 +10,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -236,6 +237,35 @@ def test_path_verifies_once_and_serves_later_files_in_folders(folder, monkeypatc
     assert data.path("models/tiny.npz") == folder / "models" / "tiny.npz"
 
 
+def test_a_folder_is_checked_file_by_file(folder):
+    for name in ("config.json", "model.safetensors"):
+        (folder / "models" / "tiny").mkdir(parents=True, exist_ok=True)
+        (folder / "models" / "tiny" / name).write_bytes(name.encode())
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        with (folder / "SHA256SUMS").open("a") as sums:
+            sums.write(f"{digest}  models/tiny/{name}\n")
+    (folder / "models" / "tiny" / "config.json").write_bytes(b"altered")
+    with pytest.raises(data.DataError, match=r"data/models/tiny/config\.json is truncated or"):
+        data.folder("models/tiny")
+    (folder / "models" / "tiny" / "config.json").write_bytes(b"config.json")
+    assert data.folder("models/tiny") == folder / "models" / "tiny"
+
+
+@pytest.mark.parametrize("name", ["models/tin", "", "..", "models/novel_gpt/"])
+def test_an_unknown_folder_says_what_there_is(name):
+    with pytest.raises(data.DataError, match=r"There is no data folder .* models/novel_gpt,"):
+        data.folder(name)
+
+
+def test_an_unreadable_file_says_so(folder, monkeypatch):
+    def refuse(_self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(data.DataError, match=r"cannot be read \(Permission denied\). Restore it"):
+        data.load_fashion_mnist()
+
+
 def test_a_mended_file_loads_without_a_restart(folder):
     kept = (folder / "fashion_mnist.npz").read_bytes()
     (folder / "fashion_mnist.npz").write_bytes(b"")
@@ -380,7 +410,45 @@ def test_binary_files_are_refused(tmp_path, raw):
         data.load_text(own(tmp_path, raw))
 
 
-@pytest.mark.parametrize("name", ["emma", "no/such/file.txt", "."])
+@pytest.mark.parametrize(
+    "encoding", ["utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"], ids=lambda name: name
+)
+def test_a_marked_encoding_is_named_and_its_conversion_works(tmp_path, encoding):
+    mark = "\ufeff".encode(encoding)
+    with pytest.raises(data.DataError) as error:
+        data.load_text(own(tmp_path, mark + LONG_ENOUGH.encode(encoding)))
+    message = sentence(error)
+    assert message.startswith(f"mine.txt is {encoding[:6].upper()}, not UTF-8.")
+    eval(re.search(r"`(.+)`", message)[1], {"Path": Path})
+    assert data.load_text(tmp_path / "mine-utf8.txt") == LONG_ENOUGH
+
+
+def test_an_unreadable_file_is_one_sentence(tmp_path, monkeypatch):
+    def refuse(_self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    file = own(tmp_path, LONG_ENOUGH.encode())
+    monkeypatch.setattr(Path, "read_bytes", refuse)  # root may read every file
+    with pytest.raises(data.DataError) as error:
+        data.load_text(file)
+    assert sentence(error).startswith("mine.txt cannot be read (Permission denied): copy it")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_large_text_is_held_twice_at_most(tmp_path, end):
+    file = own(tmp_path, (("x" * 98 + end) * 40_000).encode())
+    tracemalloc.start()
+    try:
+        text = data.load_text(file)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2.2 * len(text), f"{peak / len(text):.1f} times the text"
+
+
+@pytest.mark.parametrize(
+    "name", ["emma", "no/such/file.txt", ".", "~nobody-here/text", "a\0b", "n" * 5_000]
+)
 def test_an_unknown_name_says_what_there_is(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(data.DataError) as error:
@@ -400,7 +468,7 @@ def test_first_of_each_class_takes_the_first_in_order():
 def test_idx_is_read_by_its_header():
     images = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     header = b"\0\0\x08\x03" + np.array(images.shape, ">u4").tobytes()
-    read = build["read_idx"](gzip.compress(header + images.tobytes()))
+    read = data.read_idx(gzip.compress(header + images.tobytes()))
     np.testing.assert_array_equal(read, images)
 
 

@@ -22,7 +22,7 @@ def test_novel_is_the_model_of_lesson_04() -> None:
     chat = models.load("novel", dtype="float32")
     assert type(chat.model).__name__ == "Qwen3ForCausalLM" and chat.model.dtype == torch.float32
     assert chat.name == "novel" and not chat.can_chat and "lesson 04" in chat.why
-    assert chat.folder == data.path("models/novel_gpt/config.json").parent
+    assert chat.folder == data.folder("models/novel_gpt")
     ids = chat.tokenizer("Elizabeth was", return_tensors="pt")["input_ids"]
     out = chat.model.generate(ids, max_new_tokens=5, do_sample=False)
     assert chat.tokenizer.decode(out[0]).startswith("Elizabeth was")

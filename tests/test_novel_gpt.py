@@ -3,7 +3,6 @@
 import hashlib
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from aigc_utils.huggingface import from_huggingface
 from aigc_utils.ngram import KneserNey
 from aigc_utils.tokenizer import BPETokenizer
 
-FOLDER = Path(data.path("models/novel_gpt/model.safetensors")).parent
+FOLDER = data.folder("models/novel_gpt")
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 

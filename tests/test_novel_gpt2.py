@@ -13,7 +13,7 @@ from aigc_utils.huggingface import from_huggingface
 from aigc_utils.tokenizer import BPETokenizer
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-FOLDER = data.path("models/novel_gpt2/config.json").parent
+FOLDER = data.folder("models/novel_gpt2")
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,7 @@ def test_the_articles_classes_load_it_and_the_package_agrees(script, model):
 
 def test_its_tokens_are_those_of_lesson_04_and_one_more(script):
     text = data.load_text("pride_and_prejudice")[:20_000]
-    lesson_04 = transformers.AutoTokenizer.from_pretrained(
-        data.path("models/novel_gpt/tokenizer.json").parent
-    )
+    lesson_04 = transformers.AutoTokenizer.from_pretrained(data.folder("models/novel_gpt"))
     for kind in (transformers.AutoTokenizer, transformers.GPT2Tokenizer):
         tokenizer = kind.from_pretrained(FOLDER)
         assert tokenizer(text)["input_ids"] == lesson_04(text)["input_ids"]

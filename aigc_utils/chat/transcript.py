@@ -24,8 +24,7 @@ class Transcript:
             loaded = models.load("gpt2")
             self.why = f"({loaded.why})"
         except models.ModelError as error:
-            files = [data.path(name) for name in data.names() if "/novel_gpt2/" in name]
-            loaded = models.load(files[0].parent, "float32")
+            loaded = models.load(data.folder("models/novel_gpt2"), "float32")
             self.why = (
                 f"({error} Until then the course's small GPT-2 writes on, which has read one novel "
                 "and nothing else.)"
