@@ -1,7 +1,9 @@
 """The local server answers the real SDK, is shared, and never outlives what began it."""
 
 import contextlib
+import http.server
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,10 +12,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import openai
 import psutil
 import pytest
+import soak
 from serving import local  # noqa: F401  (a fixture)
 
 from aigc_utils import smollm2
@@ -29,9 +33,8 @@ def client(local: server.Server) -> openai.OpenAI:  # noqa: F811
 
 def ask(client: openai.OpenAI, text: str, **options: object) -> str:
     answer = client.chat.completions.create(
-        model=smollm2.NAME,
         messages=[{"role": "user", "content": text}],
-        **{"temperature": 0, "max_completion_tokens": 30, **options},
+        **{"model": smollm2.NAME, "temperature": 0, "max_completion_tokens": 30, **options},
     )
     return answer.choices[0].message.content
 
@@ -73,9 +76,8 @@ def test_the_model_has_a_plain_name(local: server.Server, client: openai.OpenAI)
     assert str(smollm2.cache_root()) not in client.models.with_raw_response.list().text
     assert local.base_url.startswith("http://127.0.0.1:")
     assert "/" not in repr(local).replace(smollm2.NAME, "")
-    with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(model="gpt-4", messages=[])
-    assert "Server is pinned to 'course/smollm2'" in refused.value.response.text
+    with pytest.raises(openai.NotFoundError, match="this server offers 'course/smollm2'"):
+        ask(client, "Hello.", model="gpt-4")
 
 
 @pytest.mark.slow
@@ -97,7 +99,71 @@ def test_only_this_machine_reaches_it(local: server.Server) -> None:  # noqa: F8
     connections = psutil.Process(local.process.pid).net_connections("inet")
     listening = {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN}
     assert listening == {"127.0.0.1"}
-    assert "OPENAI_API_KEY" not in psutil.Process(local.process.pid).environ()
+
+
+@pytest.mark.slow
+def test_whatever_a_client_does_the_next_one_is_answered(
+    local: server.Server,  # noqa: F811
+    client: openai.OpenAI,
+) -> None:
+    """A thousand: `python tests/soak.py 1000`; another number here: AIGC_SOAK."""
+    assert soak.quiet(local) < 5
+    hasty = client.with_options(timeout=1, max_retries=2)
+    for most in (None, 5_000):
+        with pytest.raises(openai.APITimeoutError):
+            ask(hasty, "Write a very long story. " * 40, max_completion_tokens=most)
+        assert soak.quiet(local) < 5
+    report = soak.soak(local, int(os.environ.get("AIGC_SOAK", "60")))
+    statuses = {saw for _, saw in report.statuses}
+    assert statuses <= {"200", "400", "403", "404", "413", "left"}, report.statuses
+    assert max(report.small) < 5, report.small
+    assert report.memory[-1] < 1_200, report.memory
+
+
+@pytest.mark.slow
+def test_a_long_answer_does_not_hold_up_a_short_one(client: openai.OpenAI) -> None:
+    long = client.chat.completions.create(
+        model=smollm2.NAME,
+        messages=[{"role": "user", "content": "Write a very long story."}],
+        stream=True,
+    )
+    with long:
+        pieces = iter(long)
+        for _ in range(3):
+            next(pieces)
+        start = time.perf_counter()
+        assert ask(client, "What is the capital of France?", max_completion_tokens=3)
+        assert time.perf_counter() - start < 5
+        assert next(pieces).choices, "the long one goes on"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "status", "sentence"),
+    [
+        ({"messages": []}, 400, "messages: List should have at least 1 item"),
+        ({"unknown": 1}, 400, "Unexpected fields in the request: {'unknown'}"),
+        ({"logit_bias": {"60000": 1}}, 400, "logit_bias: the tokens end at 49151"),
+        (
+            {"messages": [{"role": "user", "content": "a b " * 9_000}]},
+            400,
+            "context length is 8192",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{}]}]},
+            400,
+            "cannot be read (KeyError)",
+        ),
+        ({"logit_bias": {"100": 1}}, 200, ""),
+    ],
+)
+def test_requests_that_make_no_sense_are_named(
+    client: openai.OpenAI, options: dict, status: int, sentence: str
+) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, **options}
+    found = client.with_options(max_retries=0)._client.post("chat/completions", json=body)
+    assert found.status_code == status
+    assert sentence in found.json().get("error", {"message": ""})["message"]
 
 
 @pytest.mark.slow
@@ -173,7 +239,7 @@ def test_ended_while_starting_nothing_stays(end: signal.Signals) -> None:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """No server runs, as far as `start` knows, and the model needs no look."""
-    monkeypatch.setattr(server, "_running", {})
+    monkeypatch.setattr(server, "_running", None)
     monkeypatch.setattr(smollm2, "convert", lambda: Path())
     return monkeypatch
 
@@ -241,12 +307,74 @@ def test_a_stopped_server_is_not_reused(alone: pytest.MonkeyPatch) -> None:
     second.stop()
 
 
-def test_other_models_and_a_missing_one_are_named(
+class Stranger(http.server.BaseHTTPRequestHandler):
+    """Says that all is well, as our server does."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(200 if "health" in self.path else 404)
+        self.send_header("Content-Length", "15")
+        self.end_headers()
+        self.wfile.write(b'{"status":"ok"}')
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet."""
+
+
+@pytest.mark.parametrize("healthy", [True, False])
+def test_a_stranger_on_the_port_is_not_taken_for_ours(
+    alone: pytest.MonkeyPatch, healthy: bool
+) -> None:
+    alone.setattr(server, "_COMMAND", python("import time; time.sleep(60)"))
+    alone.setattr(Stranger, "asked", [])
+    real, ports = server._free_port, []
+    with http.server.HTTPServer((server.HOST, 0), Stranger) as other:
+        threading.Thread(target=other.serve_forever, args=(0.05,), daemon=True).start()
+        if not healthy:
+            alone.setattr(Stranger, "do_GET", lambda self: self.send_error(404))
+        taken = other.server_port
+        # It came between our look at the port and our server's start.
+        alone.setattr(server, "_free_port", lambda port: ports.append(port) or taken)
+        with pytest.raises(server.ServerError, match=f"Another program answers on port {taken}"):
+            server.start(port=taken)
+        assert len(ports) == 1
+        with pytest.raises(server.ServerError, match=f"Another program answers on port {taken}"):
+            server.start()
+        assert len(ports) == 4, "another port is tried where none was asked for"
+        assert set(Stranger.asked) <= {"/health"}, "no text was sent to it"
+        other.shutdown()
+    assert real(None)
+
+
+def test_the_server_gets_no_secrets(alone: pytest.MonkeyPatch) -> None:
+    secret = (
+        "HF_TOKEN",
+        "OPENAI_API_KEY",
+        "OPENAI_CUSTOM_HEADERS",
+        "PGPASSWORD",
+        "MY_PAT",
+        "DB_URL",
+    )
+    for name in secret:
+        alone.setenv(name, "secret")
+    alone.setenv("OMP_NUM_THREADS", "2")
+    alone.setenv("https_proxy", "http://me:secret@proxy")
+    alone.setattr(server, "_COMMAND", python("import os, sys; sys.exit(str(sorted(os.environ)))"))
+    with pytest.raises(server.ServerError) as ended:
+        server.start()
+    names = set(re.findall(r"'(\w+)'", str(ended.value)))
+    assert not names & {*secret, "https_proxy"}
+    assert {"PATH", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "AIGC_SERVER_TOKEN"} <= names
+
+
+def test_a_missing_model_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(server, "_running", {})
-    with pytest.raises(server.ServerError, match=r"no model 'gpt-4' to serve.*course/smollm2"):
-        server.start("gpt-4")
+    monkeypatch.setattr(server, "_running", None)
 
     def missing() -> Path:
         raise smollm2.ModelError("The chat model is missing.")

@@ -1,8 +1,9 @@
 """The chat model behind an OpenAI-compatible web server on this machine (lessons 11 and 13).
 
 `start()` runs ``transformers serve`` in a process of its own, on a port that only this machine can
-reach, and waits until it answers. The server ends with the program that started it, also when that
-program is killed. In a terminal: ``python -m aigc_utils.chat.server --port 8000``.
+reach, and waits until it answers. A guard stands in front of it (`aigc_utils.chat.guard`), and
+requests compute in turn (`aigc_utils.chat.turns`). The server ends with the program that started
+it, also when that one is killed. In a terminal: ``python -m aigc_utils.chat.server --port 8000``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import contextlib
 import http.client
 import json
 import os
+import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -23,14 +26,31 @@ import time
 import urllib.error
 import urllib.request
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from aigc_utils import smollm2
+
+if TYPE_CHECKING:
+    from aigc_utils.chat.guard import Guard
 
 HOST = "127.0.0.1"
 START_SECONDS = 90.0  # a slow disk and a busy machine; a quiet one takes about five
 _STOP_SECONDS = 2.0
 _COMMAND = (sys.executable, "-m", "aigc_utils.chat.server", "--child", "--port")
+_TOKEN = "AIGC_SERVER_TOKEN"  # in the child's environment: what it calls itself
+TOKEN_HEADER = "x-aigc-server"  # where its answer to /health says so
+
+# All that the server gets to know of this process's environment: where things are, and how to
+# compute. Keys and tokens have no business there, whatever they are called.
+_KEPT = re.compile(
+    r"""PATH | HOME | USER | LOGNAME | LANG | LANGUAGE | LC_.* | TZ | TMPDIR | TEMP | TMP
+    | LD_LIBRARY_PATH | DYLD_.* | XDG_CACHE_HOME | VIRTUAL_ENV | CONDA_PREFIX
+    | PYTHON(PATH | HOME | UTF8 | HASHSEED | DONTWRITEBYTECODE) | AIGC_(CACHE | STATIC)
+    | SYSTEMROOT | SYSTEMDRIVE | WINDIR | USERPROFILE | (LOCAL)?APPDATA | PROGRAMDATA
+    | PATHEXT | COMSPEC | NUMBER_OF_PROCESSORS | PROCESSOR_.*
+    | (CUDA | OMP | MKL | KMP | GOMP | OPENBLAS | ATEN | ONEDNN | DNNL | TORCH)_.*""",
+    re.VERBOSE | re.IGNORECASE,  # Windows does not tell cases apart
+)
 
 # The server must not ask the system's proxy for the way to this machine.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -40,15 +60,23 @@ class ServerError(RuntimeError):
     """The server did not start; the message says why and what to do."""
 
 
+class _Stranger(ServerError):
+    def __init__(self, port: int) -> None:
+        super().__init__(
+            f"Another program answers on port {port}: leave the port out to get a free one, or "
+            "name another."
+        )
+
+
 class Server:
     """A running server; `start` makes it, leaving a ``with`` block or `stop` ends it."""
 
-    def __init__(self, model: str, port: int, process: subprocess.Popen, log: IO[bytes]) -> None:
-        self.model = model
+    model = smollm2.NAME
+
+    def __init__(self, port: int, process: subprocess.Popen, log: IO[bytes], token: str) -> None:
         self.base_url = f"http://{HOST}:{port}/v1"
         self.process = process
-        self._port = port
-        self._log = log
+        self._port, self._log, self._token = port, log, token
 
     def __repr__(self) -> str:
         return f"Server({self.model!r}, {'running' if self.running else 'stopped'})"
@@ -92,36 +120,31 @@ class Server:
         return " | ".join([line.strip() for line in said if line.strip()][-lines:])
 
 
-_running: dict[str, Server] = {}
+_running: Server | None = None
 _lock = threading.Lock()
 
 
-def start(model: str = smollm2.NAME, *, port: int | None = None) -> Server:
-    """Serve `model` on this machine and return when it answers; a second call reuses the first.
+def start(*, port: int | None = None) -> Server:
+    """Serve the chat model on this machine and return when it answers; a second call reuses it.
 
     `port=None` takes a free port. The chat model is converted first when it has not been. Raises
     ServerError when the port is taken or the server does not come up, `smollm2.ModelError` when the
     model is missing; the message says what to do.
     """
-    if model != smollm2.NAME:
-        raise ServerError(
-            f"There is no model {model!r} to serve: the server offers {smollm2.NAME}."
-        )
+    global _running
     if port is not None and not 0 < port < 2**16:
         raise ServerError(f"port={port} is not a port: take a number from 1024 to 65535.")
     _pass_by_proxies()
     with _lock:
-        server = _running.get(smollm2.NAME)
-        if server is not None and server.running:
-            if port is not None and port != server._port:
+        if _running is not None and _running.running:
+            if port is not None and port != _running._port:
                 raise ServerError(
-                    f"A server runs at {server.base_url} already: use it, or stop it first."
+                    f"A server runs at {_running.base_url} already: use it, or stop it first."
                 )
-            return server
+            return _running
         smollm2.convert()
-        server = _launch(port)
-        _running[smollm2.NAME] = server
-        return server
+        _running = _launch(port)
+        return _running
 
 
 def _pass_by_proxies() -> None:
@@ -144,7 +167,8 @@ def _launch(port: int | None) -> Server:
             _wait(server)
             return server
         except BaseException as error:  # Ctrl-C while waiting, too
-            snatched = "address already in use" in server.last_words(20).lower()
+            said = server.last_words(20).lower()
+            snatched = isinstance(error, _Stranger) or "address already in use" in said
             server.stop()
             if not (snatched and port is None and attempt < 2 and isinstance(error, ServerError)):
                 raise
@@ -166,17 +190,19 @@ def _free_port(port: int | None) -> int:
 
 
 def _spawn(port: int) -> Server:
+    token = secrets.token_hex(16)
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if _KEPT.fullmatch(name)},
+        _TOKEN: token,
         "HF_HUB_CACHE": str(smollm2.hub_cache()),  # what /v1/models lists
         "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONUNBUFFERED": "1",
         # Whoever asks waits, so the cores are free: threads that stay awake between two products
         # write 20 tokens/s instead of 16. (Beside a busy program it is 6 instead of 12.)
         "GOMP_SPINCOUNT": "10000",
     }
-    environment.pop("OPENAI_API_KEY", None)  # no business of the server's
     log = tempfile.TemporaryFile()  # noqa: SIM115  (the Server closes it)
     # Away from this process's signals: interrupting a cell or Ctrl-C must not end the server.
     apart: dict[str, Any] = (
@@ -192,7 +218,7 @@ def _spawn(port: int) -> Server:
         env=environment,
         **apart,
     )
-    return Server(smollm2.NAME, port, process, log)
+    return Server(port, process, log, token)
 
 
 def _wait(server: Server) -> None:
@@ -206,8 +232,9 @@ def _wait(server: Server) -> None:
                 f"The server ended while starting, with code {code}: {server.last_words()}"
             )
         try:
-            _ask(f"{root}/health", timeout=1)
-            break
+            _, headers = _ask(f"{root}/health", timeout=1)
+        except urllib.error.HTTPError:  # an answer, but not one of ours
+            raise _Stranger(server._port) from None
         except (OSError, http.client.HTTPException):
             if time.monotonic() > deadline:
                 raise ServerError(
@@ -215,6 +242,10 @@ def _wait(server: Server) -> None:
                     f"programs and start it again. Its last words: {server.last_words()}"
                 ) from None
             time.sleep(0.05)
+        else:
+            if headers.get(TOKEN_HEADER) != server._token:
+                raise _Stranger(server._port)
+            break
     greeting = {"role": "user", "content": "Hello"}
     body = {"model": server.model, "messages": [greeting], "max_completion_tokens": 1}
     try:
@@ -225,17 +256,18 @@ def _wait(server: Server) -> None:
         ) from None
 
 
-def _ask(url: str, body: dict[str, Any] | None = None, *, timeout: float) -> bytes:
+def _ask(url: str, body: dict[str, Any] | None = None, *, timeout: float) -> Any:
+    """Return the answer's body and its headers."""
     raw = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, raw, {"Content-Type": "application/json"})
     with _DIRECT.open(request, timeout=timeout) as answer:
-        return answer.read()
+        return answer.read(), answer.headers
 
 
 @atexit.register
 def _stop_all() -> None:
-    for server in _running.values():
-        server.stop()
+    if _running is not None:
+        _running.stop()
 
 
 # --- the process that serves -------------------------------------------------------------------
@@ -265,11 +297,54 @@ def _end_with_parent() -> None:
 
 
 def _serve(port: int) -> None:
-    """Be ``transformers serve course/smollm2 --host 127.0.0.1 --port …``."""
+    """Be ``transformers serve course/smollm2 --host 127.0.0.1 --port …``, with a guard in front."""
     _end_with_parent()
-    from transformers.cli.serve import Serve
+    import uvicorn
 
-    Serve(smollm2.NAME, host=HOST, port=port, log_level="error")
+    app = _application(port, os.environ.pop(_TOKEN, ""))
+    uvicorn.run(app, host=HOST, port=port, log_level="error", timeout_graceful_shutdown=1)
+    os._exit(0)  # a computation under way must not hold up the end
+
+
+def _application(port: int, token: str) -> Guard:
+    """Put together what the command puts together, but for the guard and the turns."""
+    from jinja2 import TemplateError
+    from starlette.exceptions import HTTPException
+    from transformers.cli.serving.chat_completion import ChatCompletionHandler
+    from transformers.cli.serving.completion import CompletionHandler
+    from transformers.cli.serving.model_manager import ModelManager
+    from transformers.cli.serving.response import ResponseHandler
+    from transformers.cli.serving.server import build_server
+    from transformers.cli.serving.utils import GenerationState
+    from transformers.utils import logging
+
+    from aigc_utils.chat import guard, turns
+
+    logging.set_verbosity_error()
+    models = ModelManager(force_model=smollm2.NAME)
+    model, _ = models.load_model_and_processor(models.process_model_name(smollm2.NAME))
+    line = turns.Line()
+    manager = turns.TakingTurns(line, model)
+
+    class State(GenerationState):
+        def get_manager(self, model_id: str, use_cb: bool = False) -> turns.TakingTurns:
+            return manager
+
+    state = State()
+    app = build_server(
+        models,
+        ChatCompletionHandler(models, state),
+        CompletionHandler(models, state),
+        ResponseHandler(models, state),
+        systemone_handler=None,  # type: ignore[arg-type]  # the guard leads nobody to these two
+        transcription_handler=None,  # type: ignore[arg-type]
+        generation_state=state,
+    )
+    app.add_exception_handler(HTTPException, guard.on_http_error)
+    for kind in (KeyError, TypeError, ValueError, AttributeError, TemplateError):
+        app.add_exception_handler(kind, guard.on_bad_request)
+    app.add_exception_handler(Exception, guard.on_error)
+    return guard.Guard(app, port, line, {TOKEN_HEADER: token})
 
 
 def main(arguments: list[str] | None = None) -> int:
