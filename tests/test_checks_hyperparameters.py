@@ -1,14 +1,25 @@
-"""Lesson 06: solutions pass, stubs fail kindly, wrong answers get the sentence that fits."""
+"""Lesson 06: right answers of every style pass, wrong ones get the sentence that fits."""
 
+import heapq
 import itertools
 import math
+from fractions import Fraction
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
+import torch
 from exercises import exercise_from
-from graded import assert_checkers_and_hints, assert_refused, run_answer
+from graded import (
+    assert_accepted,
+    assert_checkers_and_hints,
+    assert_odd_answers_refused,
+    assert_refused,
+    assert_tables_are_full,
+    each,
+    run_answer,
+)
 
 from aigc_utils import lab
 from aigc_utils.checks import hyperparameters as check
@@ -32,23 +43,165 @@ def space():
     }
 
 
-def seeds(factor=8, *, rounded=math.ceil, least=2):
-    return lambda sd, difference: max(least, rounded(factor * (sd / difference) ** 2))
+# --- 1 · seeds ------------------------------------------------------------------------------------
 
 
-def flips(*, side=abs, strict=False, own=True):
+def seeds(factor=8, *, rounded=math.ceil, least=2, power=2):
+    return lambda sd, difference: max(least, rounded(factor * (sd / difference) ** power))
+
+
+def seeds_by_search(sd, difference):
+    n = 2
+    while 2 * sd * np.sqrt(2 / n) > difference * (1 + 1e-12):
+        n += 1
+    return n
+
+
+def seeds_exactly(sd, difference):
+    return max(2, math.ceil(2 * (2 * Fraction(str(sd)) / Fraction(str(difference))) ** 2))
+
+
+def seeds_of_numpy(sd, difference):
+    return np.maximum(2, np.ceil(8 * np.square(sd / difference)))
+
+
+def seeds_by_variance(sd, difference):
+    variance_of_difference = (difference / 2) ** 2
+    n = math.ceil(2 * sd**2 / variance_of_difference)
+    return n if n > 2 else 2
+
+
+# --- 2 · rates ------------------------------------------------------------------------------------
+
+
+def rates_by_ten(low, high, n, rng):
+    return 10 ** rng.uniform(np.log10(low), np.log10(high), n)
+
+
+def rates_by_ratio(low, high, n, rng):
+    return low * (high / low) ** rng.random(n)
+
+
+def rates_one_by_one(low, high, n, rng):
+    return [math.exp(rng.uniform(math.log(low), math.log(high))) for _ in range(n)]
+
+
+def rates_of_torch(low, high, n, rng):
+    return torch.exp(torch.tensor(rng.uniform(math.log(low), math.log(high), n)))
+
+
+def rates_of_a_sorted_kind(low, high, n, rng):
+    return np.sort(np.exp2(rng.uniform(np.log2(low), np.log2(high), (n, 1))[:, 0]))
+
+
+def rates_even(low, high, n, rng):
+    return rng.uniform(low, high, n)
+
+
+def rates_on_a_grid(low, high, n, rng):
+    return np.geomspace(low, high, n)
+
+
+def rates_of_an_own_generator(low, high, n, rng):
+    return rates_by_ratio(low, high, n, np.random.default_rng(0))
+
+
+def rates_of_global_chance(low, high, n, rng):
+    return np.exp(np.random.uniform(np.log(low), np.log(high), n))  # noqa: NPY002
+
+
+def rates_in_logs(low, high, n, rng):
+    return rng.uniform(math.log(low), math.log(high), n)
+
+
+def rates_from_a_list(low, high, n, rng):
+    return rng.choice(np.geomspace(low, high, 10), n)
+
+
+def rates_to_the_wrong_base(low, high, n, rng):
+    return np.exp(rng.uniform(np.log10(low), np.log10(high), n))
+
+
+def rates_squared(low, high, n, rng):
+    return low + (high - low) * rng.random(n) ** 2
+
+
+def rates_of_a_bell(low, high, n, rng):
+    middle, width = math.log(low * high) / 2, math.log(high / low) / 2
+    return np.exp(np.clip(rng.normal(middle, width / 3, n), math.log(low), math.log(high)))
+
+
+def rates_too_high(low, high, n, rng):
+    return high * (high / low) ** rng.random(n)
+
+
+def one_rate(low, high, n, rng):
+    return np.exp(rng.uniform(math.log(low), math.log(high)))
+
+
+# --- 3 · pairs ------------------------------------------------------------------------------------
+
+
+def flips(*, side=abs, strict=False, own=True, room=1e-12, times=1.0, other=False):
     """A sign-flip test with one thing wrong."""
 
     def test(a, b):
         d = np.asarray(a) - np.asarray(b)
         signs = np.array(list(itertools.product((1, -1), repeat=len(d))))[0 if own else 1 :]
         means, seen = side((signs * d).mean(axis=1)), side(d.mean())
-        return (means > seen + 1e-12 if strict else means >= seen - 1e-12).mean()
+        far = means > seen + room if strict else means >= seen - room
+        return times * (~far if other else far).mean()
 
     return test
 
 
-def halving(*, restart=False, worst=False, keep=None, look=False, first=False):
+def flips_recursive(a, b):
+    d = [x - y for x, y in zip(a, b, strict=True)]
+
+    def totals(rest):
+        return [0.0] if not rest else [s + t for t in totals(rest[1:]) for s in (rest[0], -rest[0])]
+
+    sums = totals(d)
+    return sum(abs(s) >= abs(sum(d)) - 1e-9 for s in sums) / len(sums)
+
+
+def flips_of_bits(a, b):
+    d, count = np.array(a) - np.array(b), 0
+    for code in range(2 ** len(d)):
+        signs = 1 - 2 * ((code >> np.arange(len(d))) & 1)
+        count += bool(np.isclose(abs(signs @ d), abs(d.sum())) or abs(signs @ d) > abs(d.sum()))
+    return count / 2 ** len(d)
+
+
+def flips_of_a_grid(a, b):
+    d = np.subtract(a, b)
+    sums = sum(np.meshgrid(*([x, -x] for x in d)))
+    return np.count_nonzero(np.round(np.abs(sums), 9) >= np.round(abs(d.sum()), 9)) / sums.size
+
+
+def flips_of_halves(a, b):
+    d = np.asarray(a) - b
+    half = np.array(list(itertools.product((1, -1), repeat=len(d) - 1))).reshape(-1, len(d) - 1)
+    means = np.abs(d[0] + half @ d[1:]) / len(d)  # the other half are their mirror images
+    return (means >= abs(d.mean()) - 1e-12).mean(dtype=np.float32)
+
+
+def flips_at_random(a, b):
+    d, rng = np.asarray(a) - b, np.random.default_rng(0)
+    means = (rng.choice((1, -1), (999, len(d))) * d).mean(axis=1)
+    return (1 + (np.abs(means) >= abs(d.mean()) - 1e-12).sum()) / 1000
+
+
+def flips_of_a(a, b):
+    return flips()(a, np.zeros_like(b))
+
+
+# --- 4 · halving ----------------------------------------------------------------------------------
+
+
+def halving(
+    *, restart=False, worst=False, keep=None, look=False, first=False, last=False, free=False
+):
     """Successive halving with one thing wrong."""
 
     def race(loss_after, n, parts=(1, 3, 9), eta=3):
@@ -58,84 +211,162 @@ def halving(*, restart=False, worst=False, keep=None, look=False, first=False):
                 [loss_after(i, part) for i in range(n)]
             cost += len(alive) * (part if restart else part - reached)
             reached = part
-            alive = sorted(alive, key=lambda i: loss_after(i, part), reverse=worst)
-            ranked, alive = alive, alive[: max(1, len(alive) // (keep or eta))]
-        return (min(ranked) if first else ranked[0]), cost
+            ranked = sorted(alive, key=lambda i: loss_after(i, part), reverse=worst)
+            if first and part == parts[0]:
+                winner = ranked[0]
+            alive = ranked[: keep(len(ranked), eta) if keep else max(1, len(ranked) // eta)]
+        if not first:
+            winner = ranked[-1 if last else 0]
+        return winner, len(parts) if free else cost
 
     return race
 
 
-def uniform(low, high, n, rng):
-    return rng.uniform(low, high, size=n)
+def halving_of_arrays(loss_after, n_settings, parts=(1, 3, 9), eta=3):
+    alive, cost, before = np.arange(n_settings), 0, 0
+    for part in parts:
+        losses = np.array([loss_after(i, part) for i in alive])
+        cost, before = cost + alive.size * (part - before), part
+        order = alive[np.argsort(losses)]
+        alive = order[: max(order.size // eta, 1)]
+    return np.array([order[0], cost])
 
 
-def decades_only(low, high, n, rng):
-    return 10.0 ** rng.integers(round(math.log10(low)), round(math.log10(high)) + 1, size=n)
+def halving_of_heaps(loss_after, n_settings, parts=(1, 3, 9), eta=3):
+    losses = {i: loss_after(i, parts[0]) for i in range(n_settings)}
+    cost = n_settings * parts[0]
+    for before, part in itertools.pairwise(parts):
+        survivors = heapq.nsmallest(max(1, len(losses) // eta), losses, key=losses.get)
+        losses = {i: loss_after(i, part) for i in survivors}
+        cost += len(survivors) * (part - before)
+    return [min(losses, key=losses.get), cost]
 
 
-WRONG = [
-    ("seeds_needed", seeds(4), "the noise of two"),
-    ("seeds_needed", seeds(2), "it must be two"),
-    ("seeds_needed", seeds(rounded=math.floor), "round up"),
-    ("seeds_needed", seeds(16), "fewer runs would do"),
-    ("seeds_needed", lambda sd, difference: 1, "less than two standard errors"),
-    ("seeds_needed", seeds(least=1), "at least 2"),
-    ("seeds_needed", lambda sd, difference: 8 * (sd / difference) ** 2, "a whole number"),
-    ("draw_rates", uniform, "over values, not over factors"),
-    ("draw_rates", decades_only, "draw from the whole range"),
-    (
-        "draw_rates",
-        lambda low, high, n, rng: np.random.uniform(low, high, size=n),  # noqa: NPY002
-        "the `rng` that is passed in",
-    ),
-    (
-        "draw_rates",
-        lambda low, high, n, rng: rng.uniform(math.log(low), math.log(high), size=n),
-        "not positive",
-    ),
-    (
-        "draw_rates",
-        lambda low, high, n, rng: np.exp(rng.uniform(math.log10(low), math.log10(high), size=n)),
-        "must stay between low and high",
-    ),
-    (
-        "draw_rates",
-        lambda low, high, n, rng: np.exp(rng.uniform(math.log(low), math.log(high))),
-        "must return 3000 rates",
-    ),
-    ("sign_flip_test", lab.permutation_test, "forgets who belongs to whom"),
-    ("sign_flip_test", flips(side=lambda x: x), "one side only"),
-    ("sign_flip_test", flips(strict=True), "count"),
-    ("sign_flip_test", lambda a, b: 0.0, "is one of those that count"),
-    ("sign_flip_test", lambda a, b: 0.5, "of all sign patterns"),
-    ("sign_flip_test", lambda a, b: [0.1, 0.2], "one number"),
-    ("successive_halving", halving(restart=True), "does not start again"),
-    ("successive_halving", halving(worst=True), "the lowest losses go on"),
-    ("successive_halving", halving(keep=1), "that is what the others are stopped for"),
-    ("successive_halving", halving(look=True), "that is what the others are stopped for"),
-    ("successive_halving", halving(first=True), "has the lowest loss"),
-    ("successive_halving", lambda *options: halving()(*options)[0], "two numbers"),
-    ("successive_halving", lambda loss, n, parts, eta: (0, 1), "must look at all"),
-]
+def halving_recursive(loss_after, n_settings, parts=(1, 3, 9), eta=3, alive=None, reached=0):
+    alive = range(n_settings) if alive is None else alive
+    ranked = sorted((loss_after(i, parts[0]), i) for i in alive)
+    paid = len(ranked) * (parts[0] - reached)
+    if len(parts) == 1:
+        return ranked[0][1], paid
+    kept = [i for _, i in ranked[: max(1, len(ranked) // eta)]]
+    winner, rest = halving_recursive(loss_after, n_settings, parts[1:], eta, kept, parts[0])
+    return winner, paid + rest
+
+
+RIGHT = {
+    "seeds_needed": [
+        seeds(),
+        seeds_by_search,
+        seeds_exactly,
+        seeds_of_numpy,
+        seeds_by_variance,
+        lambda sd, difference: max(2, -int(-8 * sd * sd / difference**2 // 1)),
+    ],
+    "draw_rates": [
+        rates_by_ten,
+        rates_by_ratio,
+        rates_one_by_one,
+        rates_of_torch,
+        rates_of_a_sorted_kind,
+    ],
+    "sign_flip_test": [flips(), flips_recursive, flips_of_bits, flips_of_a_grid, flips_of_halves],
+    "successive_halving": [
+        halving(),
+        halving_of_arrays,
+        halving_of_heaps,
+        halving_recursive,
+    ],
+}
+WRONG = {
+    "seeds_needed": [
+        (seeds(4), "enough for the mean of one group"),
+        (seeds(2), "then one standard error"),
+        (seeds(1), "one standard deviation of the mean"),
+        (seeds(16), "the runs of both settings together"),
+        (seeds(rounded=math.floor), "round up"),
+        (seeds(rounded=round), "Rounding to the nearest"),
+        (seeds(rounded=lambda x: int(x) + 1), "asks for one more"),
+        (seeds(least=1), "return at least 2"),
+        (seeds(least=3), "two runs each and no more"),
+        (seeds(power=1), "grows with the square"),
+        (lambda sd, difference: seeds()(difference, sd), "have changed places"),
+        (lambda sd, difference: 8 * (sd / difference) ** 2, "must be a whole number"),
+        (lambda sd, difference: 20, "must be 15 … and is 20"),
+    ],
+    "draw_rates": [
+        (rates_even, "spread evenly over values, not over factors"),
+        (rates_on_a_grid, "Every generator gives the same rates"),
+        (rates_of_an_own_generator, "Every generator gives the same rates"),
+        (rates_of_global_chance, "Equal generators must give equal rates"),
+        (rates_in_logs, "not positive"),
+        (rates_from_a_list, "The same few rates"),
+        (rates_to_the_wrong_base, "must stay between low and high"),
+        (rates_squared, "not spread evenly over factors"),
+        (rates_of_a_bell, "not spread evenly over factors"),
+        (rates_too_high, "must stay between low and high"),
+        (one_rate, "must be an array of numbers"),
+    ],
+    "sign_flip_test": [
+        (flips(side=lambda x: x), "one side only"),
+        (flips(strict=True), "p is 0"),
+        (flips(room=0.0), "leave 1e-12 of room"),
+        (flips(own=False), "must be"),
+        (flips(times=0.5), "one side only"),
+        (flips(times=100), "is a share of the patterns"),
+        (flips(other=True), "p is 0"),
+        (lab.permutation_test, "forgets who belongs to whom"),
+        (flips_at_random, "must be"),
+        (flips_of_a, "must be"),
+        (lambda a, b: (np.asarray(a) <= np.asarray(b)).mean(), ""),
+    ],
+    "successive_halving": [
+        (halving(restart=True), "goes on from where it stands"),
+        (halving(worst=True), "the wrong ones"),
+        (halving(look=True), "only 9 may be trained as far as 3, and you train 27"),
+        (halving(keep=lambda n, eta: max(1, round(n / eta))), "only 3 … and you train 4"),
+        (halving(keep=lambda n, eta: max(1, math.ceil(n / eta))), "and you train 4"),
+        (halving(keep=lambda n, eta: n // eta), "IndexError"),
+        (halving(keep=lambda n, eta: max(1, n // 3)), "and you train"),
+        (halving(first=True), "has the lowest loss of those that reach the last round"),
+        (halving(last=True), "has the lowest loss of those that reach the last round"),
+        (halving(free=True), "the cost is 63 parts, and you count 3"),
+        (lambda loss_after, n, parts=(1, 3, 9), eta=3: (0, 63), "must look at all 27"),
+        (lambda loss_after, n, parts=(1, 3, 9), eta=3: loss_after(n, 1), "no such setting"),
+    ],
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_solution_passes(name, space, capsys):
     answer = run_answer(nbformat.read(SOLUTIONS, as_version=4), name, dict(space))
-    assert getattr(check, name)(answer) is None
-    assert capsys.readouterr().out.splitlines()[-1].startswith("Right: ")
+    capsys.readouterr()  # what the cell itself prints
+    assert_accepted(check, name, answer, capsys)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_stub_fails_kindly(name, space):
-    stub = run_answer(nbformat.reads(exercise_from(SOLUTIONS), as_version=4), name, dict(space))
-    assert_refused(check, name, stub, f"`{name}` gives nothing back yet")
+    exercise = nbformat.reads(exercise_from(SOLUTIONS), as_version=4)
+    assert_refused(check, name, run_answer(exercise, name, dict(space)), "gives nothing back yet")
 
 
-@pytest.mark.parametrize(("name", "wrong", "sentence"), WRONG)
-def test_a_wrong_answer_gets_its_sentence(name, wrong, sentence):
-    assert_refused(check, name, wrong, sentence)
+@each(RIGHT)
+def test_right(name, answer, capsys):
+    assert_accepted(check, name, answer, capsys)
 
 
-def test_every_graded_exercise_has_a_checker_and_three_hints(capsys):
+@each(WRONG)
+def test_wrong(name, answer, piece):
+    assert_refused(check, name, answer, piece)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_odd(name, monkeypatch):
+    assert_odd_answers_refused(check, name, monkeypatch)
+
+
+def test_the_tables_are_full():
+    assert_tables_are_full(check, RIGHT, WRONG)
+
+
+def test_checkers_and_hints(capsys):
     assert_checkers_and_hints(SOLUTIONS, check, capsys)
