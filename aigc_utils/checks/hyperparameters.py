@@ -203,7 +203,10 @@ def sign_flip_test(answer: Answer) -> str:
     for a, b in cases:
         p = read_number(answer(a, b), "sign_flip_test")
         demand(p > 0, "p is 0: the pattern of signs that you saw is one of those that count.")
-        demand(p <= 1 + 1e-9, f"A p-value is a share of the patterns, between 0 and 1, and this one is {p:.4g}.")
+        demand(
+            p <= 1 + 1e-9,
+            f"A p-value is a share of the patterns, between 0 and 1, and this one is {p:.4g}.",
+        )
     answer.compare(cases, _flips, _FLIP_SLIPS)
     return "pairs take out what both runs of a pair share; five of them reach 2/32 at best."
 
