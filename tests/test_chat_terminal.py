@@ -4,14 +4,15 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pexpect
 import pytest
 
 from aigc_utils import chat, smollm2
-from aigc_utils.chat import faults
+from aigc_utils.chat import faults, talk
 from aigc_utils.chat.__main__ import main
 from aigc_utils.chat.text import CUT
 
@@ -257,3 +258,56 @@ def test_the_scripted_twin(server: faults.Server, capsys: pytest.CaptureFixture[
     bot.model = "500"
     chat.panel(bot, script=["three"])
     assert "(127.0.0.1 has an error of its own (500)" in capsys.readouterr().out
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "nothing happened within 30 s"
+        time.sleep(0.002)
+
+
+def test_the_panel_sets_only_what_is_moved(server: faults.Server) -> None:
+    """Pressed from here; a browser presses it in test_chat_browser."""
+    bot = chat.Chat(chat.Provider(server.base_url, "echo"), temperature=None, max_retries=0)
+    panel = talk._Panel(bot)
+
+    def send(text: str) -> None:
+        panel.question.value = text
+        panel.send.click()
+        wait_for(lambda: not panel.send.disabled)
+
+    send("one")
+    assert "temperature" not in server.last and bot.temperature is None
+    assert "unset" in panel.temperature.description
+    assert (panel.talk.value, panel.question.value) == ("You: one\nModel: one", "")
+    panel.system.value = " Be brief. "
+    panel.temperature.value = 0.5
+    send("two")
+    assert (server.last["temperature"], bot.system) == (0.5, "Be brief.")
+    assert panel.temperature.description == "temperature"
+    panel.undo.click()
+    assert panel.talk.value == "You: one\nModel: one"
+    bot.model = "cut"
+    send("one two three four")
+    assert "Model: one two\n(127.0.0.1 broke the connection" in panel.talk.value
+    panel.reset.click()
+    panel.undo.click()
+    assert panel.talk.value == "\n(There is nothing to undo: the conversation is empty.)".strip()
+    bot.model = "stall"
+    panel.question.value = "one two three four"
+    panel.send.click()
+    wait_for(lambda: "Model" in panel.talk.value)
+    assert panel.send.disabled and not panel.stop.disabled
+
+
+def test_the_panel_stops(server: faults.Server) -> None:
+    bot = chat.Chat(chat.Provider(server.base_url, "echo"), max_tokens=5_000, max_retries=0)
+    panel = talk._Panel(bot)
+    panel.question.value = "word " * 5_000
+    panel.send.click()
+    wait_for(lambda: "Model" in panel.talk.value)
+    panel.stop.click()
+    wait_for(lambda: not panel.send.disabled)
+    assert panel.talk.value.endswith(CUT) and bot.messages[-1]["content"].endswith(CUT)
+    assert bot.messages[-1]["content"] in panel.talk.value
