@@ -12,7 +12,6 @@ import functools
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, cast
 import httpx2
 import openai
 
+from aigc_utils import files
 from aigc_utils.chat import failures, providers
 from aigc_utils.chat.answer import Answer
 from aigc_utils.chat.providers import TIMEOUT, ChatError, Message, Provider
@@ -210,8 +210,7 @@ class Chat:
             "usage": asdict(self.usage),
         }
         try:
-            text = json.dumps(saved, ensure_ascii=False, indent=1)
-            _write_whole(Path(path), text.encode())
+            files.write_whole(path, json.dumps(saved, ensure_ascii=False, indent=1))
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             problem = f"{Path(path).name!r} cannot be written: {why}."
@@ -402,17 +401,6 @@ class Chat:
 
 def _several(number: int, noun: str) -> str:
     return f"{noun} is" if number == 1 else f"{number} {noun}s are"
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as part:
-        try:
-            part.write(content)
-            part.flush()
-            Path(part.name).replace(path)
-        except BaseException:
-            Path(part.name).unlink()
-            raise
 
 
 def _read_saved(path: Path) -> tuple[list[Message], Usage]:
