@@ -11,52 +11,173 @@ import json
 import re
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
-from typing import Any
+from typing import Any, Literal
 
-FAULTS = {
-    "echo": "answers with the last user message, word by word, and counts words as tokens",
-    "401": "the key is wrong",
-    "403": "the key may not use this model",
-    "404": "there is no such model (any name that is not in this table does the same)",
-    "400": "the prompt is too long for the context",
-    "429": "too many requests, without saying how long to wait",
-    "429-wait": "too many requests: Retry-After: 60",
-    "429-credit": "no credit left",
-    "429-once": "refuses the first request with Retry-After: 0.1, then answers",
-    "500": "an error inside the server",
-    "500-once": "is overloaded at the first request, then answers",
-    "slow": "sends nothing until the client gives up",
-    "stall": "sends the first half of the answer, then nothing",
-    "cut": "breaks the connection in the middle of the answer",
-    "end": "closes the answer politely, but in the middle",
-    "filter": "finish_reason content_filter after a few words",
-    "refusal": "the model declines: a refusal and no content",
-    "length": "finish_reason length: max_completion_tokens was reached",
-    "error": "an error object in the middle of the stream",
-    "json": "invalid JSON",
-    "fields": "valid JSON without the fields of an answer",
-    "types": "the right fields with the wrong types",
-    "utf8": "bytes that are not UTF-8",
-    "empty": "no choices",
-    "nothing": "an empty body",
-    "html": "a web page with status 200, as a captive portal sends",
-    "leak": "an error message that quotes the key it was given",
-    "leak-answer": "an answer that quotes the key it was given",
+
+@dataclass(frozen=True)
+class Fault:
+    """One way to fail, in the order in which it can happen; what is not said goes well.
+
+    Texts may hold ``{key}``, what the client sent as its key, and ``{asked}``, its last message.
+    """
+
+    text: str  # what `FAULTS` says about it
+
+    # Nothing, or no answer
+    silent: bool = False
+    refuses: tuple[int, str, str | None] | None = None  # status, message, code
+    retry_after: str | None = None
+    once: bool = False  # refuses the first request only
+    page: tuple[str, bytes] | None = None  # content type and body of something else, status 200
+
+    # An answer
+    says: str = "{asked}"
+    share: float = 1.0  # of the words; what comes is half an answer, or none
+    delta: dict[str, str] = field(default_factory=dict)  # said besides
+    finish: str | None = "stop"  # finish_reason; None: the stream has none
+
+    # The answer on its way
+    breaks: bool = False  # the stream stops after half of the words
+    event: bytes | None = None  # sent after the words, before the end
+    ending: Literal["whole", "polite", "cut", "stall"] = "whole"
+    whole: Callable[[bytes], bytes] = bytes  # what becomes of an answer that is not streamed
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(data)}\n\n".encode()
+
+
+def _replace(**fields: Any) -> Callable[[bytes], bytes]:
+    return lambda raw: json.dumps(json.loads(raw) | fields).encode()
+
+
+_BUSY = (429, "Rate limit reached.", "rate_limit_exceeded")
+_BROKEN = (500, "The server had an error.", "server_error")
+
+_FAULTS = {
+    "echo": Fault("answers with the last user message, word by word, and counts words as tokens"),
+    "401": Fault(
+        "the key is wrong",
+        refuses=(401, "Incorrect API key provided.", "invalid_api_key"),
+    ),
+    "403": Fault(
+        "the key may not use this model",
+        refuses=(403, "This project may not use the model.", "model_not_allowed"),
+    ),
+    "404": Fault(
+        "there is no such model (any name that is not in this table does the same)",
+        refuses=(404, "The model does not exist.", "model_not_found"),
+    ),
+    "400": Fault(
+        "the prompt is too long for the context",
+        refuses=(
+            400,
+            "This model's maximum context length is 100 tokens.",
+            "context_length_exceeded",
+        ),
+    ),
+    "429": Fault("too many requests, without saying how long to wait", refuses=_BUSY),
+    "429-wait": Fault("too many requests: Retry-After: 60", refuses=_BUSY, retry_after="60"),
+    "429-credit": Fault(
+        "no credit left",
+        refuses=(429, "You exceeded your current quota.", "insufficient_quota"),
+    ),
+    "429-once": Fault(
+        "refuses the first request with Retry-After: 0.1, then answers",
+        refuses=_BUSY,
+        retry_after="0.1",
+        once=True,
+    ),
+    "500": Fault("an error inside the server", refuses=_BROKEN),
+    "500-once": Fault(
+        "is overloaded at the first request, then answers",
+        refuses=_BROKEN,
+        retry_after="0.1",
+        once=True,
+    ),
+    "slow": Fault("sends nothing until the client gives up", silent=True),
+    "stall": Fault(
+        "sends the first half of the answer, then nothing",
+        breaks=True,
+        finish=None,
+        ending="stall",
+    ),
+    "cut": Fault(
+        "breaks the connection in the middle of the answer",
+        breaks=True,
+        finish=None,
+        ending="cut",
+    ),
+    "end": Fault(
+        "closes the answer politely, but in the middle",
+        breaks=True,
+        finish=None,
+        ending="polite",
+    ),
+    "filter": Fault(
+        "finish_reason content_filter after a few words", share=0.5, finish="content_filter"
+    ),
+    "refusal": Fault(
+        "the model declines: a refusal and no content",
+        share=0,
+        delta={"refusal": "I cannot help with that."},
+    ),
+    "length": Fault(
+        "finish_reason length: max_completion_tokens was reached",
+        finish="length",
+    ),
+    "error": Fault(
+        "an error object in the middle of the stream",
+        breaks=True,
+        event=_event({"error": {"message": "The server lost its mind.", "code": "overloaded"}}),
+        finish=None,
+    ),
+    "json": Fault(
+        "invalid JSON",
+        event=b'data: {"choices": [{"delta"\n\n',
+        finish=None,
+        whole=lambda raw: raw[:-9],
+    ),
+    "fields": Fault(
+        "valid JSON without the fields of an answer",
+        share=0,
+        event=_event({"answer": "Yes."}),
+        finish=None,
+        whole=lambda _: b'{"answer": "Yes."}',
+    ),
+    "types": Fault(
+        "the right fields with the wrong types",
+        share=0,
+        event=_event({"choices": [{"delta": {"content": 7}, "finish_reason": ["stop"]}]}),
+        finish=None,
+        whole=_replace(choices=[{"message": 7, "finish_reason": ["stop"]}]),
+    ),
+    "utf8": Fault(
+        "bytes that are not UTF-8",
+        event=b'data: {"choices": [{"delta": {"content": "\xff\xfe"}}]}\n\n',
+        finish=None,
+        whole=lambda raw: raw.replace(b'"faults"', b'"\xff\xfe"'),
+    ),
+    "empty": Fault("no choices", share=0, finish=None, whole=_replace(choices=[])),
+    "nothing": Fault("an empty body", page=("text/event-stream", b"")),
+    "html": Fault(
+        "a web page with status 200, as a captive portal sends",
+        page=("text/html", b"<html><h1>Welcome to our network</h1></html>"),
+    ),
+    "leak": Fault(
+        "an error message that quotes the key it was given",
+        refuses=(400, "Bad request: {key}", None),
+    ),
+    "leak-answer": Fault(
+        "an answer that quotes the key it was given", says="You sent me {key}, thank you."
+    ),
 }
+
+FAULTS = {name: fault.text for name, fault in _FAULTS.items()}
 """What the server plays for each model name."""
-
-_STATUS = {
-    "400": (400, "This model's maximum context length is 100 tokens.", "context_length_exceeded"),
-    "401": (401, "Incorrect API key provided.", "invalid_api_key"),
-    "403": (403, "This project may not use the model.", "model_not_allowed"),
-    "404": (404, "The model does not exist.", "model_not_found"),
-    "429": (429, "Rate limit reached.", "rate_limit_exceeded"),
-    "429-wait": (429, "Rate limit reached.", "rate_limit_exceeded"),
-    "429-credit": (429, "You exceeded your current quota.", "insufficient_quota"),
-    "500": (500, "The server had an error.", "server_error"),
-}
 
 
 class Server:
@@ -71,7 +192,7 @@ class Server:
         self.served = self.peak = 0
         self.last: dict[str, Any] = {}
         self.stopping = threading.Event()
-        self.once: set[str] = set()
+        self.played: set[str] = set()  # names of models that were asked for before
         self._inside = 0
         self._lock = threading.Lock()
         self._workers = threading.Semaphore(parallel)
@@ -154,40 +275,43 @@ class _Handler(BaseHTTPRequestHandler):
         owner.last = body
         with owner.working() as welcome:
             if not welcome:
-                self._error("429", retry_after="0.1")
+                self._refuse(_FAULTS["429-once"])
             elif not self.path.endswith("/chat/completions"):
-                self._error("404")
+                self._refuse(_FAULTS["404"])
             else:
                 self._play(str(body.get("model")), body)
 
-    def _play(self, fault: str, body: dict[str, Any]) -> None:
-        owner = self.server.owner
-        text = str(body["messages"][-1]["content"])
-        if fault == "leak":
-            self._json(400, {"error": {"message": f"Bad request: {self.headers['Authorization']}"}})
-        elif fault in ("429-once", "500-once"):
-            if fault not in owner.once:
-                owner.once.add(fault)
-                self._error("429" if fault == "429-once" else "500", retry_after="0.1")
-            else:
-                self._answer("echo", text, body)
-        elif fault in _STATUS:
-            self._error(fault, retry_after="60" if fault == "429-wait" else None)
-        elif fault == "slow":
-            owner.stopping.wait(120)
-            self.close_connection = True
-        elif fault == "html":
-            self._whole(200, "text/html", b"<html><h1>Welcome to our network</h1></html>")
-        elif fault == "nothing":
-            self._whole(200, "text/event-stream", b"")
-        elif fault not in FAULTS:
-            self._error("404")
+    def _play(self, name: str, body: dict[str, Any]) -> None:
+        owner, fault = self.server.owner, _FAULTS.get(name, _FAULTS["404"])
+        first = name not in owner.played
+        owner.played.add(name)
+        if fault.silent:
+            self._wait()
+        elif fault.refuses and (first or not fault.once):
+            self._refuse(fault)
+        elif fault.page:
+            self._whole(200, *fault.page)
         else:
-            if fault == "leak-answer":
-                text = f"You sent me {self.headers['Authorization']}, thank you."
-            self._answer(fault, text, body)
+            self._answer(fault, body)
 
-    def _answer(self, fault: str, text: str, body: dict[str, Any]) -> None:
+    def _wait(self) -> None:
+        """Send nothing (more) until the server stops, or nobody can be waiting any longer."""
+        self.server.owner.stopping.wait(120)
+        self.close_connection = True
+
+    def _fill(self, text: str, asked: str = "") -> str:
+        """Put the key and the question into a text, which may hold braces itself."""
+        known = {"{key}": str(self.headers["Authorization"]), "{asked}": asked}
+        return re.sub(r"\{key\}|\{asked\}", lambda found: known[found[0]], text)
+
+    def _refuse(self, fault: Fault) -> None:
+        assert fault.refuses
+        status, message, code = fault.refuses
+        error = {"message": self._fill(message), "type": "error", "code": code}
+        self._json(status, {"error": error}, fault.retry_after)
+
+    def _answer(self, fault: Fault, body: dict[str, Any]) -> None:
+        text = self._fill(fault.says, str(body["messages"][-1]["content"]))
         pieces = re.findall(r"\s*\S+|\s+$", text)
         if "max_completion_tokens" in body:
             pieces = pieces[: body["max_completion_tokens"]]
@@ -197,89 +321,49 @@ class _Handler(BaseHTTPRequestHandler):
             "completion_tokens": len(pieces),
             "total_tokens": asked + len(pieces),
         }
+        pieces = _first(pieces, fault.share)
         if body.get("stream"):
             self._stream(fault, pieces, usage)
         else:
-            self._at_once(fault, pieces, usage)
+            self._at_once(fault, pieces, {"model": body["model"], "usage": usage})
 
-    def _at_once(self, fault: str, pieces: list[str], usage: dict[str, int]) -> None:
-        text, reason, refusal = "".join(pieces), "stop", None
-        if fault == "filter":
-            text, reason = "".join(pieces[:2]), "content_filter"
-        elif fault == "refusal":
-            text, refusal = "", "I cannot help with that."
-        elif fault == "length":
-            reason = "length"
-        message = {"role": "assistant", "content": text, "refusal": refusal}
-        choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": reason}
-        answer = {"id": "faults", "object": "chat.completion", "created": 0, "model": fault}
-        whole: dict[str, Any] = answer | {"choices": [choice], "usage": usage}
-        if fault == "empty":
-            whole["choices"] = []
-        elif fault == "fields":
-            whole = {"answer": text}
-        elif fault == "types":
-            whole["choices"] = [{"message": 7, "finish_reason": ["stop"]}]
-        raw = json.dumps(whole).encode()
-        if fault == "json":
-            raw = raw[:-9]
-        elif fault == "utf8":
-            raw = raw.replace(b'"faults"', b'"\xff\xfe"')
-        elif fault in ("cut", "end", "stall"):
+    def _at_once(self, fault: Fault, pieces: list[str], about: dict[str, Any]) -> None:
+        message = {"role": "assistant", "content": "".join(pieces), "refusal": None, **fault.delta}
+        choice = {"index": 0, "message": message, "finish_reason": fault.finish or "stop"}
+        answer = {"id": "faults", "object": "chat.completion", "created": 0, "choices": [choice]}
+        raw = json.dumps(answer | about).encode()
+        if fault.ending == "whole":
+            self._whole(200, "application/json", fault.whole(raw))
+        else:
             self._whole(200, "application/json", raw[:-9], promised=len(raw))
-            return
-        self._whole(200, "application/json", raw)
 
-    def _stream(self, fault: str, pieces: list[str], usage: dict[str, int]) -> None:
+    def _stream(self, fault: Fault, pieces: list[str], usage: dict[str, int]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        self._event(_piece({"role": "assistant", "content": ""}))
-        half = max(1, len(pieces) // 2)
-        shown = pieces[:half] if fault in ("cut", "end", "stall", "error", "filter") else pieces
-        if fault in ("refusal", "empty", "fields", "types"):
-            shown = []
-        for piece in shown:
-            self._event(_piece({"content": piece}))
-        if fault == "cut":
+        self._chunk(_piece({"role": "assistant", "content": ""}))
+        for piece in _first(pieces, 0.5 if fault.breaks else 1):
+            self._chunk(_piece({"content": piece}))
+        if fault.ending == "cut":
             self.close_connection = True
             return
-        if fault == "stall":
-            self.server.owner.stopping.wait(120)
-            self.close_connection = True
+        if fault.ending == "stall":
+            self._wait()
             return
-        if fault == "error":
-            self._event({"error": {"message": "The server lost its mind.", "code": "overloaded"}})
-        elif fault == "json":
-            self._chunk(b'data: {"choices": [{"delta"\n\n')
-        elif fault == "utf8":
-            self._chunk(b'data: {"choices": [{"delta": {"content": "\xff\xfe"}}]}\n\n')
-        elif fault == "fields":
-            self._event({"answer": "".join(pieces)})
-        elif fault == "types":
-            self._event({"choices": [{"delta": {"content": 7}, "finish_reason": ["stop"]}]})
-        elif fault == "refusal":
-            self._event(_piece({"refusal": "I cannot help with that."}))
-        if fault in ("filter", "length"):
-            self._event(_piece({}, {"filter": "content_filter"}.get(fault, fault)))
-        elif fault not in ("end", "error", "json", "utf8", "fields", "types", "empty"):
-            self._event(_piece({}, "stop"))
-        if fault != "end":
-            self._event({"object": "chat.completion.chunk", "choices": [], "usage": usage})
-            self._chunk(b"data: [DONE]\n\n")
+        if fault.delta:
+            self._chunk(_piece(fault.delta))
+        if fault.event:
+            self._chunk(fault.event)
+        if fault.finish:
+            self._chunk(_piece({}, fault.finish))
+        if fault.ending == "whole":
+            ended = {"object": "chat.completion.chunk", "choices": [], "usage": usage}
+            self._chunk(_event(ended) + b"data: [DONE]\n\n")
         self._chunk(b"")
-
-    def _event(self, data: dict[str, Any]) -> None:
-        self._chunk(f"data: {json.dumps(data)}\n\n".encode())
 
     def _chunk(self, raw: bytes) -> None:
         self.wfile.write(b"%x\r\n%s\r\n" % (len(raw), raw))
-
-    def _error(self, fault: str, retry_after: str | None = None) -> None:
-        status, message, code = _STATUS[fault]
-        body = {"error": {"message": message, "type": "error", "code": code}}
-        self._json(status, body, retry_after)
 
     def _json(self, status: int, body: object, retry_after: str | None = None) -> None:
         self._whole(status, "application/json", json.dumps(body).encode(), retry_after=retry_after)
@@ -304,6 +388,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-def _piece(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+def _first(pieces: list[str], share: float) -> list[str]:
+    """Return the first part of the pieces: all, none, or at least one."""
+    return pieces[: max(1, int(len(pieces) * share))] if share else []
+
+
+def _piece(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    return {"id": "faults", "object": "chat.completion.chunk", "created": 0, "choices": [choice]}
+    return _event(
+        {"id": "faults", "object": "chat.completion.chunk", "created": 0, "choices": [choice]}
+    )
