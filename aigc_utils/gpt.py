@@ -28,6 +28,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from aigc_utils import files
+
 # The choices that turn the GPT-2 defaults below into a Llama: GPTConfig(vocab_size=…, **LLAMA).
 LLAMA: dict[str, Any] = {"norm": "rms", "positions": "rotary", "mlp": "swiglu", "bias": False}
 
@@ -416,10 +418,9 @@ class GPT(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        (folder / "config.tmp").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
-        (folder / "config.tmp").replace(folder / "config.json")
-        save_file(weights, folder / "weights.tmp", metadata={"sha256": _checksum(weights)})
-        (folder / "weights.tmp").replace(folder / "weights.safetensors")
+        files.write_whole(folder / "config.json", json.dumps(asdict(self.config), indent=2) + "\n")
+        with files.replacing(folder / "weights.safetensors") as part:
+            save_file(weights, part, metadata={"sha256": _checksum(weights)})
 
     @classmethod
     def load(cls, folder: str | Path) -> GPT:
