@@ -101,7 +101,8 @@ def assert_odd_answers_refused(
     check: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Errors, wrong signatures, endless loops and strange types get one true sentence each."""
-    monkeypatch.setattr(core, "SECONDS", 0.3)
+    limit = core._time_limit
+    monkeypatch.setattr(core, "_time_limit", lambda seconds: limit(0.3))
     for wrong, piece in ODD:
         assert_refused(check, name, wrong, piece)
 

@@ -1,16 +1,31 @@
 """Checkers and hints of lesson 03's exercises (counting, the block, causality, writing on)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import combinations
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aigc_utils import gpt
-from aigc_utils.checks import HintTable, answered, demand, praise, show_hint, show_hints
+from aigc_utils.checks import (
+    Answer,
+    CheckFailed,
+    HintTable,
+    Slips,
+    demand,
+    exercise,
+    read_array,
+    read_whole,
+    show_hint,
+    show_hints,
+)
+from aigc_utils.checks.reading import seen as describe
 
 HINTS: HintTable = {
     "count_parameters": (
@@ -19,9 +34,9 @@ HINTS: HintTable = {
         "or remove?",
         "The width of all queries together is n_heads · head_dim = d_model; that of all keys, and "
         "of all values, is kv_heads · head_dim. A gated MLP has two matrices going up.",
-        "Per block: qkv is d_model × (n_heads + 2 · kv_heads) · head_dim, out is d_model², the MLP "
-        "2 (or 3) · d_model · mlp_width. With bias=True each linear map has one number for each "
-        "output and each of the 2 · n_layers + 1 norms 2 · d_model numbers, otherwise d_model.",
+        "Per block: qkv is d_model × (n_heads + 2 · kv_heads) · head_dim; out and the MLP stand in "
+        "section 7. With bias=True each linear map has one number more for each of its *outputs*: "
+        "how many outputs does a gated MLP have on its way up?",
     ),
     "causal_block": (
         "Write down the two lines of `Block.forward` first, then replace each module by what it "
@@ -44,8 +59,9 @@ HINTS: HintTable = {
         "Begin with `extend` of the lesson. At which length does it stop, and what does the "
         "error say?",
         "The model needs only the last `context` tokens, but you must keep all of them.",
-        "model(ids[:, -model.config.context :])[:, -1].argmax(dim=-1) is the next token of every "
-        "text in the batch; append it with torch.cat along dim=1, under torch.no_grad().",
+        "model(…)[:, -1] scores what follows each text of the batch, and argmax(dim=-1, "
+        "keepdim=True) has the shape that torch.cat along dim=1 takes. Which slice of ids is read? "
+        "torch.no_grad() switches gradients off.",
     ),
 }
 
@@ -57,73 +73,80 @@ hints = partial(show_hints, HINTS)
 # --- 1 · count ------------------------------------------------------------------------------------
 
 _GPT2 = gpt.GPTConfig(vocab_size=50_257, context=1_024, n_layers=12, n_heads=12, d_model=768)
-_LLAMA = gpt.GPTConfig(
-    vocab_size=320, context=32, n_layers=3, n_heads=6, d_model=48, d_mlp=100, **gpt.LLAMA
-)
+_SMALL = gpt.GPTConfig(vocab_size=97, context=17, n_layers=2, n_heads=2, d_model=28, d_mlp=41)
+_LLAMA = gpt.GPTConfig(320, context=31, n_layers=3, n_heads=6, d_model=48, d_mlp=101, **gpt.LLAMA)
+_MODELS = {
+    "GPT-2 small": _GPT2,
+    "GPT-2 small with tied=False": replace(_GPT2, tied=False),
+    "A GPT-2 with d_mlp=41": _SMALL,
+    "A small Llama": _LLAMA,
+    "A small Llama with 2 key/value heads for 6 query heads and an untied head": replace(
+        _LLAMA, n_kv_heads=2, tied=False
+    ),
+    "A GPT-2 without biases": replace(_SMALL, bias=False),
+    "A GPT-2 with rotary positions": replace(_SMALL, positions="rotary"),
+    "A GPT-2 with RMSNorm": replace(_SMALL, norm="rms"),
+    "A GPT-2 with a gated MLP and biases": replace(_SMALL, mlp="swiglu"),
+    "A GPT-2 with the exact GELU and one key/value head": replace(_SMALL, mlp="gelu", n_kv_heads=1),
+    "A Llama with learned positions": replace(_LLAMA, positions="learned"),
+    "A Llama with LayerNorm": replace(_LLAMA, norm="layer", n_kv_heads=3),
+}
 
 
-def count_parameters(function: Callable[[gpt.GPTConfig], Any]) -> None:
+@exercise("03")
+def count_parameters(answer: Answer) -> str:
     """Check ``count_parameters(config)``: every parameter of `gpt.GPT(config)`, by formula."""
-    c = _GPT2
-    V, T, L, D = c.vocab_size, c.context, c.n_layers, c.d_model
-    _same_count(
-        function(c),
-        "GPT-2 small",
-        _count(c),
-        {
-            V * D: "the head is counted, but it *is* the embedding (tied=True)",
-            -T * D: "the position matrix is missing",
-            -L * 9 * D: "the biases of the four linear maps are missing",
-            -L * 9 * D - (2 * L + 1) * D: "all biases are missing, those of the norms too",
-            -(2 * L + 1) * D: "the norms have a bias as well as a weight",
-            -2 * D: "the norm after the last block is missing",
-            -L * 4 * D: "the two norms of each block are missing",
-            -(4 * L + 2) * D: "the norms are missing",
-            -(4 * L + 2) * D - L * 9 * D: "norms and biases are missing",
-            -L * 4 * D**2: "the MLP is four times as wide as the model, in both matrices",
-        },
-    )
-    untied = gpt.GPTConfig(V, T, L, c.n_heads, D, tied=False)
-    _same_count(
-        function(untied),
-        "GPT-2 small with tied=False",
-        _count(untied),
-        {-V * D: "an untied head has a matrix of its own"},
-    )
-    narrow = gpt.GPTConfig(97, 16, 2, 2, 24, d_mlp=40)
-    _same_count(
-        function(narrow),
-        "A GPT-2 with d_mlp=40",
-        _count(narrow),
-        {_count(gpt.GPTConfig(97, 16, 2, 2, 24)) - _count(narrow): "config.mlp_width is ignored"},
-    )
-    c = _LLAMA
-    L, D, M = c.n_layers, c.d_model, c.mlp_width
-    _same_count(
-        function(c),
-        "A small Llama",
-        _count(c),
-        {
-            c.context * D: "rotary positions have no matrix",
-            -L * D * M: "the gated MLP (swiglu) has three matrices, not two",
-            c.context * D - L * D * M: "rotary positions have no matrix, and the gated MLP "
-            "(swiglu) has three",
-            (2 * L + 1) * D: "RMSNorm has a weight and no bias",
-        },
-    )
-    shared = gpt.GPTConfig(
-        c.vocab_size, c.context, L, 6, D, n_kv_heads=2, d_mlp=M, tied=False, **gpt.LLAMA
-    )
-    _same_count(
-        function(shared),
-        "A small Llama with 2 key/value heads for 6 query heads",
-        _count(shared),
-        {
-            L * 2 * D * (D - D // 3): "keys and values have config.kv_heads heads, not n_heads",
-            L * D * (D - D // 3): "keys *and* values have config.kv_heads heads, not n_heads",
-        },
-    )
-    praise(f"GPT-2 small has {_count(_GPT2):,} parameters, and Llamas add up as well.")
+    for model, config in _MODELS.items():
+        off = read_whole(answer(config), "count_parameters") - _count(config)
+        if off:
+            reasons = [*_errors(config).items(), *_pairs(_errors(config))]
+            why = next((f": {why}" for why, error in reasons if error == off), "")
+            much = "many" if off > 0 else "few"
+            raise CheckFailed(f"{model}: you count {abs(off):,} parameters too {much}{why}.")
+    return f"GPT-2 small has {_count(_GPT2):,} parameters, and Llamas add up as well."
+
+
+def _errors(config: gpt.GPTConfig) -> dict[str, int]:
+    """What each usual mistake adds to the count of this configuration, where it changes it."""
+    c, L, D, M = config, config.n_layers, config.d_model, config.mlp_width
+    gated, affine = c.mlp == "swiglu", c.bias and c.norm == "layer"
+    width = c.kv_heads * c.head_dim
+    linear = D + 2 * width + D + M * (2 if gated else 1) + D  # outputs of a block's linear maps
+    norm = 2 * D if affine else D
+    errors = {
+        "the head is counted, but it *is* the embedding (tied=True)": c.vocab_size * D * c.tied,
+        "an untied head has a matrix of its own": -c.vocab_size * D * (not c.tied),
+        "the position matrix is missing": -c.context * D * (c.positions == "learned"),
+        "rotary positions have no matrix": c.context * D * (c.positions == "rotary"),
+        "the biases of the linear maps are missing": -L * linear * c.bias,
+        "with bias=False the linear maps have none": L * linear * (not c.bias),
+        "all biases are missing, those of the norms too": -(L * linear + (2 * L + 1) * D) * affine,
+        "the norms have a bias as well as a weight": -(2 * L + 1) * D * affine,
+        "with bias=False the norms have none": (2 * L + 1) * D * (not c.bias),
+        "RMSNorm has a weight and no bias": (2 * L + 1) * D * (c.norm == "rms"),
+        "the norm after the last block is missing": -norm,
+        "the two norms of each block are missing": -2 * L * norm,
+        "one norm of each block is missing": -L * norm,
+        "the norms are missing": -(2 * L + 1) * norm,
+        "config.mlp_width is ignored": L * (4 * D - M) * (2 * D + (c.bias)),
+        "the gated MLP (swiglu) has three matrices, not two": -L * D * M * gated,
+        "only swiglu has three matrices in the MLP": L * D * M * (not gated),
+        "the gate has biases, too": -L * M * (gated and c.bias),
+        "keys and values have config.kv_heads heads, not n_heads": (
+            L * 2 * (D - width) * (D + c.bias)
+        ),
+        "keys *and* values have config.kv_heads heads": L * (D - width) * (D + c.bias),
+        "the biases of keys and values have the width of config.kv_heads heads": (
+            L * 2 * (D - width) * c.bias
+        ),
+        "attention.out is missing": -L * D * D,
+    }
+    return {why: error for why, error in errors.items() if error}
+
+
+def _pairs(errors: dict[str, int]) -> Iterator[tuple[str, int]]:
+    for (a, x), (b, y) in combinations(errors.items(), 2):
+        yield f"{a}, and {b}", x + y
 
 
 def _count(config: gpt.GPTConfig) -> int:
@@ -137,17 +160,6 @@ def _count(config: gpt.GPTConfig) -> int:
     positions = c.context * D if c.positions == "learned" else 0
     embeddings = c.vocab_size * D * (1 if c.tied else 2)
     return embeddings + positions + c.n_layers * (matrices + biases + 2 * norm) + norm
-
-
-def _same_count(answer: Any, model: str, right: int, known: dict[int, str]) -> None:
-    answered(answer, "count_parameters")
-    try:
-        off = int(answer) - right
-    except (TypeError, ValueError):
-        demand(False, f"`count_parameters` must return one integer, not {answer!r}.")
-    sentence = "too many" if off > 0 else "too few"
-    why = f": {known[off]}" if off in known else ""
-    demand(off == 0, f"{model}: you count {abs(off):,} parameters {sentence}{why}.")
 
 
 # --- 2 · block ------------------------------------------------------------------------------------
@@ -177,92 +189,32 @@ def block_weights(d_model: int, seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-def causal_block(function: Callable[..., Any]) -> None:
+@exercise("03")
+def causal_block(answer: Answer) -> str:
     """Check ``causal_block(x, w, n_heads)``: one pre-norm GPT-2 block on bare tensors."""
-    D, H = 16, 4
-    w = block_weights(D)
-    x = torch.randn(2, 7, D, generator=torch.Generator().manual_seed(1))
-    kept = x.clone()
-    with torch.no_grad():
-        y = function(x, w, H)
-    answered(y, "causal_block")
-    demand(
-        isinstance(y, Tensor) and y.shape == x.shape,
-        f"`causal_block` must return a tensor of shape {tuple(x.shape)}, the shape of x, not "
-        f"{tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__}.",
-    )
-    demand(torch.equal(x, kept), "`causal_block` changes its input x: add with x + …, not +=.")
-    demand(
-        not y.isnan().any(),
-        "The output holds NaN: every token must at least see itself, or its softmax has nothing "
-        "to share out.",
-    )
-    right = _block(x, w, H)
-    mistakes: dict[str, dict[str, Any]] = {
-        "The future leaks: there is no causal mask.": {"mask": None},
-        "The future leaks: every token sees one token too many; mask from the first place above "
-        "the diagonal on.": {"mask": 2},
-        "The mask is upside down: tokens see the future and not the past.": {"turned": True},
-        "The mask comes after the softmax, so the rows no longer sum to one.": {"late": True},
-        "The scores are not divided by √(D / n_heads).": {"scale": 1.0},
-        "The scores are divided by √D; the width of *one head* belongs there.": {"scale": D**-0.5},
-        "All heads are one: cut q, k and v into n_heads pieces.": {"heads": 1},
-        "The heads come out of order: swap the axes of heads and time back before the reshape.": {
-            "swapped": False
-        },
-        "The map `attention.out` is missing: it mixes the heads.": {"out": False},
-        "The attention's output replaces x: its residual addition is missing.": {
-            "residual1": False
-        },
-        "The MLP's output replaces x: its residual addition is missing.": {"residual2": False},
-        "Neither part adds to x: the residual stream is missing.": {
-            "residual1": False,
-            "residual2": False,
-        },
-        "Attention reads x itself: `norm1` is missing.": {"norm1": False},
-        "The MLP reads x itself: `norm2` is missing.": {"norm2": False},
-        "Neither part reads a normalised copy: both norms are missing.": {
-            "norm1": False,
-            "norm2": False,
-        },
-        "The norms lack their learned weight and bias.": {"affine": False},
-        "This is the post-norm block of 2017: GPT-2 normalises what a part *reads*, not the sum.": {
-            "post": True
-        },
-        "MLP and attention read the same x: the MLP must read what attention has written.": {
-            "parallel": True
-        },
-        "The GELU is the exact one; GPT-2 has approximate='tanh'.": {"gelu": "none"},
-        "The MLP has no bend: the GELU is missing.": {"gelu": None},
-        "The biases of the linear maps are missing.": {"biases": False},
-    }
-    if not _close(y, right):
-        for sentence, mistake in mistakes.items():
-            demand(not _close(y, _block(x, w, H, **mistake)), sentence)
+    cases: list[tuple[Tensor, dict[str, Tensor], int]] = []
+    for seed, (B, T, D, H) in enumerate(
+        ((2, 7, 24, 3), (3, 1, 16, 2), (1, 12, 20, 5), (2, 5, 6, 6))
+    ):
+        x = torch.randn(B, T, D, generator=torch.Generator().manual_seed(seed))
+        cases.append((x, block_weights(D, seed), H))
+    for args in cases:
+        y = read_array(answer(*args), "causal_block", tuple(args[0].shape))
+        demand(
+            not np.isnan(y).any(),
+            f"{answer.case(*args)} holds NaN: every token must at least see itself, or its softmax "
+            "has nothing to share out.",
+        )
+    answer.compare(cases, _block, _BLOCK_SLIPS)
+    x, w, H = cases[0]
     other = x.clone()
     other[:, -1] += 1.0
-    with torch.no_grad():
-        moved = (function(other, w, H) - y)[:, :-1].abs().max().item()
-    demand(moved == 0, "The future leaks: changing the last token moves an earlier one.")
-    worst = (y - right).abs().max().item()
+    here, there = (read_array(answer(z, w, H), "causal_block") for z in (x, other))
     demand(
-        _close(y, right),
-        f"The shapes are right, nothing leaks, but numbers differ from GPT-2's block by up to "
-        f"{worst:.2g}.",
+        np.array_equal(here[:, :-1], there[:, :-1]),
+        "The future leaks, a little: changing the last token moves an earlier one.",
     )
-    for length, heads in ((1, H), (12, 2)):
-        short = torch.randn(3, length, D, generator=torch.Generator().manual_seed(2))
-        try:
-            with torch.no_grad():
-                y = function(short, w, heads)
-        except RuntimeError:  # shapes that do not fit
-            y = torch.empty(0)
-        demand(
-            _close(y, _block(short, w, heads)),
-            f"Right for 7 tokens and {H} heads, but not for {length} and {heads}: take T and the "
-            "number of heads from the arguments.",
-        )
-    praise("from bare matrices, and equal to GPT-2's block.")
+    return "from bare matrices, and equal to GPT-2's block."
 
 
 def _block(
@@ -273,8 +225,12 @@ def _block(
     mask: int | None = 1,
     turned: bool = False,
     late: bool = False,
-    scale: float | None = None,
+    scale: float = -0.5,
+    of_model: bool = False,
     heads: int | None = None,
+    order: Sequence[int] = (0, 1, 2),
+    interleaved: bool = False,
+    axis: int = -1,
     swapped: bool = True,
     out: bool = True,
     residual1: bool = True,
@@ -299,15 +255,16 @@ def _block(
         return F.layer_norm(z, (D,), weight, bias)
 
     def attention(z: Tensor) -> Tensor:
-        cut = linear(z, "attention.qkv").view(B, T, 3 * H, D // H).transpose(1, 2)
-        q, k, v = cut.chunk(3, dim=1)
-        scores = q @ k.mT * (scale or (D // H) ** -0.5)
+        shape = (B, T, H, 3, D // H) if interleaved else (B, T, 3, H, D // H)
+        parts = linear(z, "attention.qkv").view(shape).unbind(3 if interleaved else 2)
+        q, k, v = (parts[i].transpose(1, 2) for i in order)
+        scores = q @ k.mT * (D if of_model else D // H) ** scale
         hidden = torch.zeros(T, T, dtype=torch.bool)
         if mask is not None:
             hidden = torch.ones(T, T, dtype=torch.bool).triu(mask)
         hidden = hidden.mT if turned else hidden
         weights = scores if late else scores.masked_fill(hidden, -math.inf)
-        weights = weights.softmax(dim=-1)
+        weights = weights.softmax(dim=axis)
         weights = weights.masked_fill(hidden, 0.0) if late else weights
         y = weights @ v
         y = (y.transpose(1, 2) if swapped else y).reshape(B, T, D)
@@ -315,7 +272,9 @@ def _block(
 
     def mlp(z: Tensor) -> Tensor:
         up = linear(z, "mlp.up")
-        return linear(F.gelu(up, approximate=gelu) if gelu else up, "mlp.down")
+        if gelu in ("tanh", "none"):
+            up = F.gelu(up, approximate=gelu)
+        return linear(up.relu() if gelu == "relu" else up, "mlp.down")
 
     if post:
         x = norm(x + attention(x), "norm1")
@@ -327,35 +286,92 @@ def _block(
     return middle + y if residual2 else y
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=2e-5)
+_BLOCK_MISTAKES: dict[str, dict[str, Any]] = {
+    "The future leaks: there is no causal mask.": {"mask": None},
+    "The future leaks: every token sees one token too many; mask from the first place above the "
+    "diagonal on.": {"mask": 2},
+    "The mask is upside down: tokens see the future and not the past.": {"turned": True},
+    "The mask comes after the softmax, so the rows no longer sum to one.": {"late": True},
+    "The softmax runs over the queries: each query must share itself out among the keys.": {
+        "axis": -2
+    },
+    "The scores are not divided by √(D / n_heads).": {"scale": 0.0},
+    "The scores are divided by D / n_heads, and not by its root.": {"scale": -1.0},
+    "The scores are divided by √D; the width of *one head* belongs there.": {"of_model": True},
+    "All heads are one: cut q, k and v into n_heads pieces.": {"heads": 1},
+    "Queries and keys have changed places: the first third of qkv are the queries.": {
+        "order": (1, 0, 2)
+    },
+    "Keys and values have changed places: qkv holds queries, keys, values.": {"order": (0, 2, 1)},
+    "Queries and values have changed places: qkv holds queries, keys, values.": {
+        "order": (2, 1, 0)
+    },
+    "You cut qkv head by head; its rows are all queries, then all keys, then all values.": {
+        "interleaved": True
+    },
+    "The heads come out of order: swap the axes of heads and time back before the reshape.": {
+        "swapped": False
+    },
+    "The map `attention.out` is missing: it mixes the heads.": {"out": False},
+    "The attention's output replaces x: its residual addition is missing.": {"residual1": False},
+    "The MLP's output replaces x: its residual addition is missing.": {"residual2": False},
+    "Neither part adds to x: the residual stream is missing.": {
+        "residual1": False,
+        "residual2": False,
+    },
+    "Attention reads x itself: `norm1` is missing.": {"norm1": False},
+    "The MLP reads x itself: `norm2` is missing.": {"norm2": False},
+    "Neither part reads a normalised copy: both norms are missing.": {
+        "norm1": False,
+        "norm2": False,
+    },
+    "The norms lack their learned weight and bias.": {"affine": False},
+    "This is the post-norm block of 2017: GPT-2 normalises what a part *reads*, not the sum.": {
+        "post": True
+    },
+    "MLP and attention read the same x: the MLP must read what attention has written.": {
+        "parallel": True
+    },
+    "The GELU is the exact one; GPT-2 has approximate='tanh'.": {"gelu": "none"},
+    "The MLP bends with a ReLU; GPT-2 has a GELU.": {"gelu": "relu"},
+    "The MLP has no bend: the GELU is missing.": {"gelu": None},
+    "The biases of the linear maps are missing.": {"biases": False},
+}
+_BLOCK_SLIPS: Slips = [
+    (partial(_block, **mistake), sentence) for sentence, mistake in _BLOCK_MISTAKES.items()
+]
 
 
 # --- 3 · leak -------------------------------------------------------------------------------------
 
-_V = 12  # vocabulary of the suspects
-_T = 6
-
 Model = Callable[[Tensor], Tensor]
+Leaks = set[tuple[int, int]]
 
 
 def suspects() -> dict[str, Model]:
     """Return six small models, ids (1, T) -> logits (1, T, 12), some of which see the future."""
-    generator = torch.Generator().manual_seed(5)
-    vectors = torch.randn(_V, 8, generator=generator)
-    head = torch.randn(8, _V, generator=generator) / 8
-    parity = (torch.arange(_V)[:, None] // 2 % 2) * torch.randn(1, 8, generator=generator)
+    models = _suspects(12, seed=5)
+    return {name: models[name] for name in list(models)[:6]}
+
+
+def _suspects(vocab_size: int, seed: int) -> dict[str, Model]:
+    """Return models with and without leaks; the first six are those that the learner sees."""
+    V = vocab_size
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(V, 8, generator=generator)
+    head = torch.randn(8, V, generator=generator) / 8
+    parity = (torch.arange(V)[:, None] // 2 % 2) * torch.randn(1, 8, generator=generator)
 
     def averaging(ids: Tensor, diagonal: int) -> Tensor:
         allowed = torch.ones(ids.shape[1], ids.shape[1]).tril(diagonal)
         return (allowed / allowed.sum(dim=-1, keepdim=True)) @ vectors[ids]
 
-    def with_next(table: Tensor, size: float) -> Model:
-        """Add to every position, but the last, something of its next token."""
+    def ahead(table: Tensor, size: float, distance: int = 1) -> Model:
+        """Add to every position something of the token that stands ``distance`` behind it."""
 
         def model(ids: Tensor) -> Tensor:
             x = averaging(ids, 0)
-            x[:, :-1] += size * table[ids[:, 1:]]
+            x[:, :-distance] += size * table[ids[:, distance:]]
             return x @ head
 
         return model
@@ -364,95 +380,110 @@ def suspects() -> dict[str, Model]:
         # torch.roll brings the previous token to every place, and the last one to the first.
         return (averaging(ids, 0) + vectors[ids].roll(1, dims=1)) @ head
 
+    def only(token: int) -> Tensor:
+        return torch.zeros(V, 8).index_fill(0, torch.tensor([token]), 1.0)
+
     return {
         "honest": lambda ids: averaging(ids, 0) @ head,
         "one too far": lambda ids: averaging(ids, 1) @ head,
         "whole text": lambda ids: (averaging(ids, 0) + vectors[ids].mean(1, keepdim=True)) @ head,
         "previous": wrapped,
-        "whisper": with_next(vectors, 1e-4),
-        "half deaf": with_next(parity.float(), 1.0),
+        "whisper": ahead(vectors, 1e-4),
+        "half deaf": ahead(parity.float(), 1.0),
+        "first": ahead(only(0), 1.0),
+        "last": ahead(only(V - 1), 1.0),
+        "far": ahead(vectors, 1.0, distance=3),
     }
 
 
-def _known_leaks(n: int) -> dict[str, set[tuple[int, int]]]:
-    following = {(t, t + 1) for t in range(n - 1)}
-    later = {(t, s) for t in range(n) for s in range(t + 1, n)}
-    return {
-        "honest": set(),
-        "one too far": following,
-        "whole text": later,
-        "previous": {(0, n - 1)},
-        "whisper": following,
-        "half deaf": following,
-    }
+_REASONS = {
+    "honest": "has no leak",
+    "one too far": "sees one token too far: its mask is tril(1)",
+    "whole text": "adds the mean of the whole text to every position",
+    "previous": "uses torch.roll, which brings the *last* token to position 0",
+    "whisper": "leaks very little: changes of 0.00001 count, so do not round them away",
+    "half deaf": "hears only some differences of the next token: try every other token",
+    "first": "hears only whether the next token is 0: try every other token, 0 among them",
+    "last": "hears only whether the next token is the last of the vocabulary: try every other "
+    "token, vocab_size - 1 among them",
+    "far": "sees the token three places on: look at all rows before s, not just the one before",
+}
 
 
-def find_leaks(function: Callable[[Model, Tensor, int], Any]) -> None:
+def _known_leaks(name: str, n: int) -> Leaks:
+    pairs = {(t, s) for t in range(n) for s in range(t + 1, n)}
+    if name == "honest":
+        return set()
+    if name == "whole text":
+        return pairs
+    if name == "previous":
+        return {(0, n - 1)}
+    return {(t, s) for t, s in pairs if s - t == (3 if name == "far" else 1)}
+
+
+@exercise("03", seconds=30)
+def find_leaks(answer: Answer) -> str:
     """Check ``find_leaks(model, ids, vocab_size)`` -> set of (t, s), s > t, where t sees s."""
     # 4 -> 5 leaves the half-deaf model unmoved: one other token for each place is not enough.
-    ids = torch.tensor([[4, 0, 8, 4, 2, 0]])
-    reasons = {
-        "honest": "has no leak",
-        "one too far": "sees one token too far: its mask is tril(1)",
-        "whole text": "adds the mean of the whole text to every position",
-        "previous": "uses torch.roll, which brings the *last* token to position 0",
-        "whisper": "leaks very little: changes of 0.00001 count, so do not round them away",
-        "half deaf": "hears only some differences of the next token: try every other token",
-    }
-    models, leaks = suspects(), _known_leaks(_T)
-    kept = ids.clone()
+    seen = torch.tensor([[4, 0, 8, 4, 2, 0]])
+    _check_leaks(answer, _suspects(12, seed=5), seen, 12)
+    dice = torch.Generator().manual_seed(6)
+    for vocab_size, length in ((7, 5), (19, 7)):
+        # Neither end of the vocabulary stands in the text, so that only trying them tells.
+        ids = torch.randint(1, vocab_size - 1, (1, length), generator=dice)
+        models = _suspects(vocab_size, seed=vocab_size)
+        if vocab_size < 12:
+            del models["half deaf"]  # so few tokens may all sound alike to it
+        _check_leaks(answer, models, ids, vocab_size)
+    honest = _model(gpt.GPTConfig(11, context=7, n_layers=2, n_heads=2, d_model=16), seed=7)
+    ids = torch.randint(11, (1, 7), generator=dice)
+    demand(
+        not _pairs_found(answer(honest, ids, 11)),
+        "False alarm: a real GPT with 7 tokens has no leak; call it with the same shape (1, T) "
+        "each time, for other batches round differently.",
+    )
+    return "every leak found, to the pair, and no false alarm."
+
+
+def _check_leaks(answer: Answer, models: dict[str, Model], ids: Tensor, vocab_size: int) -> None:
+    n = ids.shape[1]
     for name, model in models.items():
-        found = function(model, ids, _V)
-        answered(found, "find_leaks")
-        demand(
-            isinstance(found, set)
-            and all(isinstance(pair, tuple) and len(pair) == 2 for pair in found),
-            "`find_leaks` must return a set of pairs (t, s), an empty set() when nothing leaks.",
-        )
-        found = {(int(t), int(s)) for t, s in found}
-        demand(torch.equal(ids, kept), "`find_leaks` changes the ids it was given: clone them.")
+        found, right = _pairs_found(answer(model, ids, vocab_size)), _known_leaks(name, n)
+        case = f"the model “{name}” (ids {ids.tolist()[0]}, vocabulary of {vocab_size})"
         demand(
             not any(s == t for t, s in found),
             "A token may change its own row: only pairs with s > t are leaks.",
         )
-        if name != "honest":
-            demand(
-                not found or found != {(s, t) for t, s in leaks[name]},
-                "The pairs are turned round: (t, s) means that row t sees the later token s.",
-            )
+        demand(
+            not found or found != {(s, t) for t, s in right},
+            "The pairs are turned round: (t, s) means that row t sees the later token s.",
+        )
         demand(
             not any(s < t for t, s in found),
             "The past may change a row: only pairs with s > t are leaks.",
         )
-        missed, invented = leaks[name] - found, found - leaks[name]
-        demand(
-            not invented,
-            f"False alarm: the model “{name}” {reasons[name]}, and you report {_sample(invented)}.",
-        )
-        demand(
-            not missed,
-            f"A leak stays hidden: the model “{name}” {reasons[name]}, and you miss "
-            f"{_sample(missed)}.",
-        )
-    generator = torch.Generator().manual_seed(6)
-    longer = torch.randint(_V, (1, 9), generator=generator)
-    torch_state = torch.get_rng_state()
-    torch.manual_seed(7)
-    honest = gpt.GPT(gpt.GPTConfig(_V, context=9, n_layers=2, n_heads=2, d_model=16)).eval()
-    torch.set_rng_state(torch_state)
-    demand(
-        function(honest, longer, _V) == set(),
-        "False alarm: a real GPT with 9 tokens has no leak; call it with the same shape (1, T) "
-        "each time, for other batches round differently.",
-    )
-    demand(
-        function(models["whole text"], longer, _V) == _known_leaks(9)["whole text"],
-        "Right for 6 tokens, but not for 9: take the length from ids.",
-    )
-    praise("all five leaks found, to the pair, and no false alarm.")
+        for sentence, pairs in (
+            ("False alarm", found - right),
+            ("A leak stays hidden", right - found),
+        ):
+            verb = "report" if pairs <= found else "miss"
+            demand(
+                not pairs,
+                f"{sentence}: {case} {_REASONS[name]}, and you {verb} {_sample(pairs)}.",
+            )
 
 
-def _sample(pairs: set[tuple[int, int]]) -> str:
+def _pairs_found(found: Any) -> Leaks:
+    try:
+        return {(int(t), int(s)) for t, s in found}
+    except (TypeError, ValueError):
+        raise CheckFailed(
+            "`find_leaks` must return a set of pairs (t, s), an empty set() when nothing leaks, "
+            f"and yours is {describe(found)}."
+        ) from None
+
+
+def _sample(pairs: Leaks) -> str:
     shown = ", ".join(str(pair) for pair in sorted(pairs)[:3])
     return shown + (" …" if len(pairs) > 3 else "")
 
@@ -460,86 +491,51 @@ def _sample(pairs: set[tuple[int, int]]) -> str:
 # --- 4 · generate ---------------------------------------------------------------------------------
 
 
-def generate(function: Callable[..., Any]) -> None:
-    """Check ``generate(model, ids, n)``: n greedy tokens after ids, however long the text grows."""
-    config = gpt.GPTConfig(vocab_size=40, context=8, n_layers=1, n_heads=2, d_model=16)
-    state = torch.get_rng_state()
-    torch.manual_seed(11)
+def _model(config: gpt.GPTConfig, seed: int, std: float | None = None) -> gpt.GPT:
+    torch.manual_seed(seed)  # the exercise puts the learner's generator back
     model = gpt.GPT(config).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.normal_(std=0.7)  # large weights: the best token changes from step to step
-    torch.set_rng_state(state)
-    prompt = torch.tensor([[3, 14, 15], [9, 26, 5]])
-    kept, graded = prompt.clone(), []
-    hook = model.register_forward_hook(lambda *_: graded.append(torch.is_grad_enabled()))
-    short = _tokens(function(model, prompt, 4), 2, 7, 4)
-    right = _greedy(model, prompt, 4)
-    demand(torch.equal(prompt, kept), "`generate` changes the prompt: build a new tensor instead.")
-    demand(
-        torch.equal(short[:, :3], prompt),
-        "The answer must begin with the prompt, and yours does not.",
-    )
-    demand(
-        not torch.equal(short, _greedy(model, prompt, 4, row=0)),
-        "The next token is read from the *first* row of logits; the last row scores it.",
-    )
-    demand(
-        not torch.equal(short, _greedy(model, prompt, 4, frozen=True)),
-        "Every step must run the model on the text as it has grown; yours asks only once.",
-    )
-    demand(
-        torch.equal(short, right),
-        "Below the context's length already, the tokens are not the best-scored ones.",
-    )
-    try:
-        long = function(model, prompt, 20)
-    except ValueError as error:
+    if std:
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.normal_(std=std)
+    return model
+
+
+@exercise("03")
+def generate(answer: Answer) -> str:
+    """Check ``generate(model, ids, n)``: n greedy tokens after ids, however long the text grows."""
+    # Large weights: the best token changes from step to step.
+    eight = _model(gpt.GPTConfig(40, context=8, n_layers=1, n_heads=2, d_model=16), 11, std=0.7)
+    five = _model(gpt.GPTConfig(23, context=5, n_layers=2, n_heads=3, d_model=12), 12, std=0.7)
+    graded: list[bool] = []
+    for model in (eight, five):
+        model.register_forward_hook(lambda *_: graded.append(torch.is_grad_enabled()))
+    two, one = torch.tensor([[3, 14, 15], [9, 26, 5]]), torch.tensor([[7]])
+    three = torch.arange(33).view(3, 11) * 5 % 23
+    cases = [(eight, two, 4), (five, one, 3), (eight, two, 20), (five, one, 13), (five, three, 6)]
+    for model, ids, n in [*cases, (eight, two, 0), (five, three, 0), (eight, one, 1)]:
+        batch, length = ids.shape
+        written = read_array(answer(model, ids, n), "generate")
         demand(
-            "context" not in str(error),
-            "The text has outgrown the context and the model refuses it: feed it only the last "
-            "`context` tokens.",
+            n == 0 or written.shape != (batch, n),
+            "Only the new tokens come back: return the prompt with the new tokens after it.",
         )
-        raise
-    long = _tokens(long, 2, 23, 20)
-    demand(
-        torch.equal(long[:, :3], prompt),
-        "Once the text outgrows the context, its beginning gets lost: cut what the model reads, "
-        "not what you return.",
-    )
-    demand(
-        not torch.equal(long, _greedy(model, prompt, 20, first=True)),
-        "Beyond the context the model reads the *first* tokens of the text: give it the last.",
-    )
-    demand(
-        not torch.equal(long, _greedy(model, prompt, 20, window=7)),
-        "The model reads 7 tokens where its context holds 8: cut to exactly `context`.",
-    )
-    demand(torch.equal(long, _greedy(model, prompt, 20)), "Beyond the context the tokens differ.")
-    empty = _tokens(function(model, prompt, 0), 2, 3, 0)
-    demand(torch.equal(empty, prompt), "With n = 0 the prompt must come back unchanged.")
+        demand(
+            written.shape == (batch, length + n),
+            f"A prompt of shape {(batch, length)} and {n} new tokens make {(batch, length + n)}, "
+            f"and yours has shape {written.shape}.",
+        )
+        demand(
+            np.array_equal(written[:, :length], ids),
+            f"The answer must begin with the prompt, and yours does not: with a context of "
+            f"{model.config.context} and {n} new tokens its beginning is lost or changed.",
+        )
     demand(
         not any(graded),
         "Gradients are recorded while writing, and nobody needs them: use torch.no_grad().",
     )
-    hook.remove()
-    praise("20 tokens from a context of 8, each the best one.")
-
-
-def _tokens(answer: Any, batch: int, length: int, n: int) -> Tensor:
-    answered(answer, "generate")
-    demand(isinstance(answer, Tensor), f"`generate` must return a tensor, not {answer!r}.")
-    shape = tuple(answer.shape)
-    demand(
-        n == 0 or shape != (batch, n),
-        "Only the new tokens come back: return the prompt with the new tokens after it.",
-    )
-    demand(
-        shape == (batch, length),
-        f"A prompt of shape ({batch}, {length - n}) and {n} new tokens make ({batch}, {length}), "
-        f"and yours has shape {shape}.",
-    )
-    return answer
+    answer.compare(cases, _greedy, _GREEDY_SLIPS)
+    return "20 tokens from a context of 8, each the best one."
 
 
 @torch.no_grad()
@@ -550,14 +546,47 @@ def _greedy(
     *,
     row: int = -1,
     window: int | None = None,
+    shorter: int = 0,
+    least: bool = False,
     first: bool = False,
     frozen: bool = False,
 ) -> Tensor:
     """Write on greedily; the options are the mistakes to recognise."""
-    window = window or model.config.context
+    window = (window or model.config.context) - shorter
     prompt = ids
     for _ in range(n):
         read = prompt if frozen else ids
         read = read[:, :window] if first else read[:, -window:]
-        ids = torch.cat((ids, model(read)[:, row].argmax(dim=-1, keepdim=True)), dim=1)
+        logits = model(read)[:, row] * (-1 if least else 1)
+        ids = torch.cat((ids, logits.argmax(dim=-1, keepdim=True)), dim=1)
     return ids
+
+
+_GREEDY_SLIPS: Slips = [
+    (
+        partial(_greedy, row=0),
+        "The next token is read from the *first* row of logits; the last row scores it.",
+    ),
+    (
+        partial(_greedy, frozen=True),
+        "Every step must run the model on the text as it has grown; yours asks only once.",
+    ),
+    (
+        partial(_greedy, first=True),
+        "Beyond the context the model reads the *first* tokens of the text: give it the last.",
+    ),
+    (
+        partial(_greedy, shorter=1),
+        "The model reads one token less than its context holds: cut to exactly `context`.",
+    ),
+    (
+        partial(_greedy, window=8),
+        "The model reads 8 tokens, whatever its context is: take model.config.context.",
+    ),
+    (
+        partial(_greedy, window=5),
+        "The model reads 5 tokens, whatever its context is: take model.config.context.",
+    ),
+    (partial(_greedy, window=1), "The model reads the last token only, and forgets the text."),
+    (partial(_greedy, least=True), "The *worst* token is appended: argmin for argmax?"),
+]
