@@ -19,6 +19,8 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 os.environ["AIGC_STATIC"] = "1"
 os.environ["PYTHONPATH"] = str(ROOT / "tools" / "offline")
 os.environ.pop("OPENAI_API_KEY", None)
+for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+    del os.environ[name]  # nothing that tests ask for lies behind a proxy
 
 # A process that a shell starts in the background ignores Ctrl-C, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = """#!/bin/sh
@@ -153,3 +154,20 @@ def test_the_lock_is_renewed_with_uv_alone(laptop: Laptop) -> None:
     asked = laptop.run("make", "lock", "LOCK_OPTIONS=--upgrade").stdout
     for option in ("--universal", "--generate-hashes", "--no-emit-package torch", "--upgrade"):
         assert option in asked
+
+
+def test_hooks_run_the_programs_of_this_environment_and_download_nothing() -> None:
+    offered = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook for repository in offered["repos"] for hook in repository["hooks"]]
+    assert {hook["id"] for hook in hooks} == {"ruff", "ruff-format", "contract"}
+    for hook in hooks:
+        program, *arguments = hook["entry"].split()
+        assert hook["language"] == "system"
+        assert (Path(sys.executable).parent / Path(program).relative_to(".venv/bin")).exists()
+        assert all((ROOT / text).exists() for text in arguments if text.endswith(".py"))
+
+
+def test_notebooks_are_nbdimes_where_it_is_switched_on() -> None:
+    asked = ["git", "check-attr", "diff", "merge", "--", "notebooks/01_attention.ipynb"]
+    said = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.count(": jupyternotebook\n") == 2
