@@ -46,7 +46,7 @@ lab: setup ## open JupyterLab at lesson 01, in work/, where nothing of yours is 
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/work/01_attention.ipynb $(LAB_OPTIONS)
 
 reset: setup ## restore one lesson in work/ and keep your copy beside it: make reset LESSON=01
-	@$(BIN)/python tools/work.py --reset $(LESSON)
+	@$(BIN)/python tools/work.py --reset '$(LESSON)'
 
 test: setup ## every test, every notebook cell, the linter and the type checker
 	$(BIN)/ruff check .

@@ -55,3 +55,28 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
     raw = content.encode("utf-8") if isinstance(content, str) else content
     with replacing(path) as part:
         part.write_bytes(raw)
+
+
+def write_new(path: str | os.PathLike[str], content: bytes) -> bool:
+    """Write ``content`` to ``path`` unless something, a dead link too, is there; say if it was.
+
+    The file appears whole. Where a disk knows no hard links (FAT), a kill may leave it cut.
+    """
+    target = Path(path)
+    part = target.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with part.open("xb") as file:
+            file.write(content)
+        try:
+            os.link(part, target)  # unlike a renaming it never replaces
+        except FileExistsError:
+            return False
+        except OSError:
+            with target.open("xb") as file:
+                file.write(content)
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()

@@ -154,3 +154,39 @@ def test_killed_at_any_moment_the_file_is_whole(tmp_path: Path) -> None:
         assert text in ("a" * 300_000, "b" * 300_000)
         seen.add(text[0])
     assert seen
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "dead link"])
+def test_a_new_file_never_replaces(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "mine"
+    if kind == "file":
+        target.write_text("mine")
+    elif kind == "folder":
+        target.mkdir()
+    else:
+        target.symlink_to("nowhere")
+    before = os.lstat(target)
+    assert not files.write_new(target, b"other")
+    assert os.lstat(target) == before
+    assert names(tmp_path) == ["mine"]
+    assert files.write_new(tmp_path / "other", b"new")
+    assert (tmp_path / "other").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_several_new_files_one_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")  # what FAT says
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    with ThreadPoolExecutor(4) as pool:
+        for i in range(20):
+            target = tmp_path / str(i)
+            contents = [str(n).encode() * 1_000 for n in range(4)]
+            wrote = list(pool.map(files.write_new, [target] * 4, contents))
+            assert sum(wrote) == 1
+            assert target.read_bytes() == contents[wrote.index(True)]
+    assert len(names(tmp_path)) == 20

@@ -1,61 +1,13 @@
-"""The tools keep learners' work safe and leave notebooks in the form that is committed."""
+"""The tools leave notebooks in the form that is committed."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 import readme
 import refresh
-import work
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture
-def course(tmp_path: Path) -> Path:
-    for name in ("01_a.ipynb", "02_b.ipynb", "exercises/01_a.ipynb", "solutions/01_a.ipynb"):
-        path = tmp_path / "notebooks" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"original {name}")
-    return tmp_path
-
-
-def test_fill_copies_what_is_missing_and_overwrites_nothing(course: Path) -> None:
-    source, target = course / "notebooks", course / "work"
-    assert len(work.fill(source, target)) == 3
-    assert not (target / "solutions").exists()
-    (target / "01_a.ipynb").write_text("mine")
-    (target / "02_b.ipynb").unlink()
-    assert work.fill(source, target) == [target / "02_b.ipynb"]
-    assert (target / "01_a.ipynb").read_text() == "mine"
-
-
-def test_reset_keeps_the_learners_copy(course: Path) -> None:
-    source, target = course / "notebooks", course / "work"
-    work.fill(source, target)
-    (target / "01_a.ipynb").write_text("mine")
-    lesson, exercise = work.set_aside(target, "01")
-    work.fill(source, target)
-    assert lesson.read_text() == "mine"
-    assert exercise.parent.name == "exercises"
-    assert (target / "01_a.ipynb").read_text() == "original 01_a.ipynb"
-
-
-def test_an_unknown_lesson_is_one_sentence() -> None:
-    ran = subprocess.run(
-        [sys.executable, ROOT / "tools" / "work.py", "--reset", "99"],
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 2
-    assert ran.stderr.startswith("There is no lesson '99'; choose one of 01")
-
-
-def test_work_folder_is_ignored_by_git() -> None:
-    ran = subprocess.run(["git", "check-ignore", "work/01_attention.ipynb"], cwd=ROOT)
-    assert ran.returncode == 0
 
 
 @pytest.mark.slow
