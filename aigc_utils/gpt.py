@@ -155,7 +155,7 @@ class KVCache:
         batch: int = 1,
         length: int | None = None,
         dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
     ) -> None:
         rows = config.context if length is None else min(length, config.context)
         shape = (config.n_layers, batch, config.kv_heads, rows, config.head_dim)
