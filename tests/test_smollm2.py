@@ -22,7 +22,7 @@ SHA256 = "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b"
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, transformers.LlamaForCausalLM]:
     """A two-layer model in a GGUF file, as llama.cpp writes one, and the model that went in."""
     letters = list(gguf_alphabet().values())
-    tokens = [*SPECIAL, *letters, "Ġa"]
+    tokens = [*SPECIAL, *letters, "Ġa", "12"]
     torch.manual_seed(0)
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
@@ -55,7 +55,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, transformers.L
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
     writer.add_token_types([3] * len(SPECIAL) + [1] * (len(tokens) - len(SPECIAL)))
-    writer.add_token_merges(["Ġ a"])
+    writer.add_token_merges(["Ġ a", "1 2"])  # "12" must never be used
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
@@ -105,6 +105,8 @@ def test_conversion_keeps_the_model(cache: Path, tiny: tuple[Path, torch.nn.Modu
     ids = [1, *range(3, 60), 2]
     exact = models.load(dtype="float32").model
     torch.testing.assert_close(logits(exact, ids), logits(tiny[1], ids), rtol=0, atol=0)
+    assert exact.config.rms_norm_eps == 1e-5, "GGUF keeps 9.9999997e-06"
+    assert not hasattr(exact.config, "quantization_config")
     chat = models.load()
     assert chat.model.dtype == torch.bfloat16 and not chat.model.training
     assert chat.name == "course/smollm2" and "bundled chat model" in chat.why
