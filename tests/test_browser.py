@@ -82,3 +82,27 @@ def test_restart_and_run_all_in_the_browser(lab: tuple[str, Path], tmp_path: Pat
     if keep := os.environ.get("AIGC_SCREENSHOTS"):
         shutil.copy(tmp_path / "opened.png", Path(keep) / "lab-opened.png")
         shutil.copy(tmp_path / "ran.png", Path(keep) / "lab-ran.png")
+
+
+def test_a_hint_is_one_click_away(tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    shutil.copy(ROOT / "notebooks" / "exercises" / "01_attention.ipynb", tmp_path)
+    with jupyter_lab(tmp_path, "01_attention.ipynb") as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.goto(address)
+        page.locator(".jp-CodeCell").first.wait_for(timeout=90_000)
+        run_cell(page, 0)
+        hints = run_cell(page, 1)
+        for level in (1, 2, 3):
+            hints.get_by_role("button", name=f"Hint {level} of 3").click(timeout=60_000)
+            hints.locator(".widget-html", has_text=f"Hint {level} of 3").wait_for(timeout=20_000)
+        assert hints.get_by_role("button", name="Hint 3 of 3").is_disabled()
+        run_cell(page, 2)
+        check = run_cell(page, 3)
+        check.locator(
+            ".jp-RenderedText", has_text="Not yet: `softmax` gives nothing back"
+        ).wait_for()
+        assert "aigc_utils" not in check.inner_text()
+        browser.close()

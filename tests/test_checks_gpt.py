@@ -281,6 +281,11 @@ def leaks_but_the_last_token(model, ids, vocab_size):
     return leaks
 
 
+def leaks_of_both_ends(model, ids, vocab_size):
+    near = leaks_of_tokens(0, 2)(model, ids, vocab_size)
+    return near | leaks_of_tokens(vocab_size - 2, None)(model, ids, vocab_size)
+
+
 def leaks_in_numpy(model, ids, vocab_size):
     before, n = model(ids).numpy(force=True), ids.shape[1]
     moved = np.zeros((n, n), dtype=bool)
@@ -500,6 +505,7 @@ WRONG = {
         (leaks_of_tokens(0, 12), "“last” … vocabulary of 19"),
         (leaks_of_tokens(1, None), "“first” … you miss"),
         (leaks_but_the_last_token, "“last” … you miss"),
+        (leaks_of_both_ends, "“middle” … you miss"),
         (leaks_of_three_random_tokens, "you miss"),
         (lambda model, ids, v: set(), "“one too far” … you miss"),
         (lambda model, ids, v: {(0, 1)}, "False alarm: the model “honest” … has no leak"),

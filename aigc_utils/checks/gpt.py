@@ -392,6 +392,7 @@ def _suspects(vocab_size: int, seed: int) -> dict[str, Model]:
         "half deaf": ahead(parity.float(), 1.0),
         "first": ahead(only(0), 1.0),
         "last": ahead(only(V - 1), 1.0),
+        "middle": ahead(only(V // 2), 1.0),
         "far": ahead(vectors, 1.0, distance=3),
     }
 
@@ -406,6 +407,8 @@ _REASONS = {
     "first": "hears only whether the next token is 0: try every other token, 0 among them",
     "last": "hears only whether the next token is the last of the vocabulary: try every other "
     "token, vocab_size - 1 among them",
+    "middle": "hears only whether the next token is one in the middle of the vocabulary: try every "
+    "other token",
     "far": "sees the token three places on: look at all rows before s, not just the one before",
 }
 

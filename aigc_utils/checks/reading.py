@@ -64,7 +64,9 @@ def read_array(value: Any, name: str, shape: tuple[int, ...] | None = None) -> A
 
 def read_several(value: Any, name: str, parts: Sequence[str]) -> list[Any]:
     """Return as many things as ``parts`` names, from a tuple, a list or an array of that length."""
-    array = None if isinstance(value, tuple | list) else _numeric(value)
+    array = value if isinstance(value, np.ndarray) else None  # of objects, perhaps
+    if array is None and not isinstance(value, tuple | list):
+        array = _numeric(value)
     if array is not None and array.ndim:
         value = list(array)
     if not isinstance(value, tuple | list) or len(value) != len(parts):
@@ -192,6 +194,8 @@ def short(value: Any) -> str:
         return f"array {array.shape}"
     if array is not None and type(value) not in (bool, int, float):
         value = array.tolist()
+    if isinstance(value, dict) and any(np.ndim(_numeric(part)) for part in value.values()):  # type: ignore[arg-type]
+        return f"dict of {len(value)}"
     plain = isinstance(value, str | bytes | int | float | list | tuple | dict | set | None)
     return cut(repr(value), 80) if plain else type(value).__name__
 
