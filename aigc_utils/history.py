@@ -14,6 +14,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from aigc_utils import files
+
 
 @dataclass
 class History:
@@ -113,9 +115,7 @@ def read(path: str | Path) -> History:
 def write(path: Path, history: History) -> None:
     """Write a whole run; ``read`` gives it back."""
     lines = [{"settings": history.settings}, *history.rows]
-    unfinished = path.with_name(path.name + ".tmp")  # whoever is killed here loses nothing
-    unfinished.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    unfinished.replace(path)
+    files.write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _plain(value: Any) -> Any:

@@ -33,12 +33,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from aigc_utils import history
+from aigc_utils import files, history
 from aigc_utils.gpt import GPT, LLAMA, check_ids
 
 MUON_LR = 0.02
@@ -97,7 +96,10 @@ SMALL_RUN = TrainConfig(steps=400, batch_size=16)
 
 
 class TrainingDiverged(ArithmeticError):
-    """The loss is no longer a number; a checkpoint that was written before is kept."""
+    """The loss is no longer a number; a checkpoint that was written before is kept.
+
+    `gan.TrainingDiverged` says the same of a GAN: neither module loads the other's framework.
+    """
 
 
 class CheckpointError(RuntimeError):
@@ -123,12 +125,14 @@ def windows(length: int, context: int, batch_size: int, seed: int, step: int = 0
     while True:
         epoch, first = divmod(step, per_epoch)
         # A generator's first numbers hardly differ between neighbouring seeds; a hash does.
-        dice = torch.Generator().manual_seed(zlib.crc32(f"{seed} {epoch}".encode()))
+        order = torch.Generator().manual_seed(zlib.crc32(f"{seed} {epoch}".encode()))
         if pieces >= batch_size:
-            offset = int(torch.randint(min(context, length - pieces * context), (), generator=dice))
-            starts = offset + context * torch.randperm(pieces, generator=dice)
+            offset = int(
+                torch.randint(min(context, length - pieces * context), (), generator=order)
+            )
+            starts = offset + context * torch.randperm(pieces, generator=order)
         else:  # a text of fewer pieces than a batch has
-            starts = torch.randint(length - context, (batch_size,), generator=dice)
+            starts = torch.randint(length - context, (batch_size,), generator=order)
         for i in range(first, per_epoch):
             yield starts[i * batch_size : (i + 1) * batch_size]
             step += 1
@@ -338,7 +342,7 @@ def train(
                 run.go_on()
             if processes > 1:
                 dist.barrier()  # the best weights are on disk before anyone reads them
-            model.load_state_dict(load_file(folder / "best" / "weights.safetensors"))
+            model.load_state_dict(GPT.load(folder / "best").state_dict())
         model.eval()
         return run.log.history
 
@@ -636,19 +640,7 @@ def _save_checkpoint(
             tensors |= {f"optimizer.{i}.{j}.{k}": v for k, v in state.items() if v is not None}
     record = json.dumps({**settings, "progress": asdict(progress)})
     metadata = {"record": record, "digest": str(_digest(tensors, record))}
-    _write_whole(folder / "last.safetensors", to_bytes(tensors, metadata))
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.write_whole(folder / "last.safetensors", to_bytes(tensors, metadata))
 
 
 def _read_checkpoint(folder: Path, settings: dict[str, Any]) -> tuple[Progress, dict[str, Tensor]]:

@@ -29,7 +29,10 @@ def test_a_band_holds_every_seed_and_its_line_is_the_median() -> None:
 
 
 def test_live_draws_one_figure_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    import IPython.display
+
     shown = []
+    monkeypatch.setattr(IPython.display, "display", lambda *_, **__: pytest.fail("drawn early"))
     monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf()))
     monkeypatch.setattr(session, "is_interactive", lambda: False)
     with curves.Live("step", ["train_loss", "val_loss"], title="falls") as live:

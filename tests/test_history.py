@@ -54,6 +54,8 @@ def test_rows_are_on_disk_before_the_run_ends(tmp_path: Path) -> None:
         ('{"settings": {}}\nbroken\n{"step": 1}\n', "line 2"),
         ('{"step": 1}\n', "settings"),
         ("", "settings"),
+        ("5\n", "line 1"),
+        ('{"settings": {}}\n[1, 2]\n{"step": 1}\n', "line 2"),
     ],
 )
 def test_a_bad_file_is_one_clear_error(tmp_path: Path, text: str, message: str) -> None:
@@ -66,3 +68,27 @@ def test_a_bad_file_is_one_clear_error(tmp_path: Path, text: str, message: str) 
 def test_a_missing_file_says_train_first(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="train first"):
         history.read(tmp_path / "none.jsonl")
+
+
+def test_a_row_that_the_disk_takes_in_parts_is_whole(tmp_path: Path) -> None:
+    run = history.Run(tmp_path / "run.jsonl")
+    file = run._file
+
+    class Narrow:
+        def write(self, line: bytes) -> int:
+            return file.write(line[:5])
+
+        def close(self) -> None:
+            file.close()
+
+    run._file = Narrow()
+    with run:
+        run.log(step=1, train_loss=2.0)
+        run.log(step=2, train_loss=1.0)
+    assert history.read(run.path).rows == run.history.rows
+
+
+def test_without_a_path_the_rows_stay_in_memory(tmp_path: Path) -> None:
+    with history.Run(None, lr=0.1) as run:
+        run.log(step=1)
+    assert run.history == history.History({"lr": 0.1}, [{"step": 1}])

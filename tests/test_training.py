@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import elsewhere
 import numpy as np
 import pytest
 import torch
@@ -135,24 +136,56 @@ def test_every_row_is_that_of_the_loop_written_out(optimizer, bf16, tmp_path):
 
 
 def test_bfloat16_changes_the_losses_a_little(tmp_path):
-    runs = [
-        train(make_model(), make_data(), replace(RUN, bf16=x), tmp_path / str(x)) for x in (0, 1)
-    ]
-    a, b = (run.column("train_loss") for run in runs)
-    assert np.abs(a - b).max() > 1e-4 and np.abs(a - b).max() < 0.05
+    config = replace(RUN, optimizer="adamw", steps=8)
+    a, b = (
+        train(make_model(), make_data(), replace(config, bf16=bf16), tmp_path / str(bf16))
+        for bf16 in (False, True)
+    )
+    for name in ("train_loss", "val_loss"):  # the very first ones, too
+        difference = np.abs(a.column(name) - b.column(name))
+        assert difference[0] > 1e-6 and difference.max() < 0.05
 
 
 def test_dropout_is_on_in_training_and_off_in_evaluation(tmp_path):
-    model, modes = make_model(dropout=0.3), []
-    model.register_forward_pre_hook(
-        lambda *_: modes.append((model.training, torch.is_grad_enabled()))
-    )
+    model, modes, masks = make_model(dropout=0.3), [], set()
+
+    def look(module, _, out):
+        modes.append((module.training, torch.is_grad_enabled()))
+        if module.training:
+            masks.add((out == 0).numpy().tobytes())
+
+    model.dropout.register_forward_hook(look)
     config = replace(RUN, steps=3, eval_every=1)
     run = train(model, make_data(), config, tmp_path / "a", watch=lambda run: model.eval())
     assert modes.count((True, True)) == 3 and modes.count((False, False)) == len(modes) - 3
+    assert len(masks) == 3  # another in every step
     plain = train(make_model(dropout=0.0), make_data(), config, tmp_path / "b")
     assert plain.rows[0]["val_loss"] == run.rows[0]["val_loss"]
     assert plain.rows[1]["train_loss"] != pytest.approx(run.rows[1]["train_loss"], abs=1e-4)
+
+
+def test_the_best_weights_come_back_and_not_the_last(tmp_path):
+    model = make_model()
+
+    def spoil(run):
+        with torch.no_grad():
+            model.norm.weight.mul_(-3)
+
+    config = replace(RUN, optimizer="sgd", lr=0.0, blocks_lr=0.0, eval_every=12)
+    run = train(model, make_data(), config, tmp_path, watch=spoil)
+    vals = run.column("val_loss")
+    assert vals[0] < min(vals[1:]) - 0.1
+    for ours, first in zip(model.parameters(), make_model().parameters(), strict=True):
+        assert torch.equal(ours, first)
+
+
+def test_a_row_gives_the_mean_loss_since_the_row_before(tmp_path, whole):
+    run = train(make_model(), make_data(), replace(RUN, log_every=4), tmp_path)
+    steps, means = run.points("step", "train_loss")
+    assert steps.tolist() == [4, 6, 8, 12, 16, 18, 20, 24]
+    every = [loss for _, loss, _ in whole[1:]]
+    for begin, end, mean in zip([0, *steps], steps, means, strict=False):
+        assert mean == pytest.approx(np.mean(every[begin:end]), rel=1e-6)
 
 
 def test_a_step_takes_the_rates_times_the_factor_and_clips():
@@ -524,6 +557,18 @@ def test_windows_see_every_piece_once_an_epoch():
     for short in (17, 18, 40):  # fewer pieces than windows in a batch
         starts = next(windows(short, context, batch, seed=5))
         assert starts.shape == (4,) and starts.min() >= 0 and starts.max() + context < short
+
+
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
+def test_the_work_is_done_where_the_model_is(tmp_path):
+    config = replace(RUN, optimizer="sgd", steps=4, eval_every=2)
+    here = train(make_model(dropout=0.0), make_data(), config, tmp_path / "here")
+    model = elsewhere.moved(make_model(dropout=0.0))
+    with elsewhere.watched():
+        there = train(model, make_data(), config, tmp_path / "there")
+    assert model.embedding.weight.device.type == elsewhere.PLACE
+    for name in ("train_loss", "val_loss"):
+        np.testing.assert_allclose(there.column(name), here.column(name), rtol=1e-5)
 
 
 def test_every_epoch_has_an_order_and_a_cut_of_its_own():
