@@ -419,7 +419,7 @@ def test_a_proxy_is_not_asked_for_this_machine(
 
 
 def test_the_local_model_is_asked_once_and_others_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request that was given up may still be computed here: a second one makes it worse."""
+    """Who is too slow here is not faster the second time."""
     monkeypatch.setattr(providers, "local", lambda: Provider("http://127.0.0.1:9/v1", "m"))
     far = Provider("http://127.0.0.1:9/v1", "m")
     for connect in (chat.connect, chat.connect_async):

@@ -88,9 +88,9 @@ def connect(
     """Return the SDK's client for a provider, and the name of its model.
 
     The SDK tries a request again after a short and growing wait when the provider is busy, has an
-    error or does not answer: twice, or ``max_retries`` times; ``"local"`` is asked once, because
-    this machine may still be computing what was given up. Redirects are not followed. Raises
-    ChatError when the provider is unknown or its key is not set.
+    error or does not answer: twice, or ``max_retries`` times; ``"local"`` is asked once, because a
+    machine that is too slow for an answer is not faster the second time. Redirects are not
+    followed. Raises ChatError when the provider is unknown or its key is not set.
     """
     place = find(provider)
     http = openai.DefaultHttpx2Client(
