@@ -4,8 +4,10 @@ The provider is the real server of ``aigc_utils.chat.faults``; the template is t
 """
 
 import asyncio
+import dataclasses
 import functools
 import io
+import json
 import logging
 import random
 import re
@@ -412,6 +414,23 @@ def test_text_passes_a_redactor_as_it_comes() -> None:
     words = ["thi", "s", " is", " a", " s", "k", "i", " test"]
     assert [redactor.feed(word) for word in words] == words
     assert redactor.finish() == ""
+
+
+def test_what_leaves_is_clean_whoever_wrote_it(server: faults.Server, tmp_path: Path) -> None:
+    """``messages`` is the learner's to change; a key in it is neither sent nor saved."""
+    bot = make(server)
+    turn = [{"role": "user", "content": f"{KEY}\x1b[2J"}, {"role": "assistant", "content": KEY}]
+    bot.messages = [{"role": "system", "content": f"Use {KEY}."}, *turn]
+    bot.save(tmp_path / "talk.json")
+    assert KEY not in (tmp_path / "talk.json").read_text()
+    bot.ask("hello")
+    sent = [m["content"] for m in server.last["messages"]]
+    assert sent == ["Use [key].", "[key][2J", "[key]", "hello"]
+    (tmp_path / "old.json").write_text(
+        json.dumps({"messages": turn, "usage": dataclasses.asdict(bot.usage)})
+    )
+    bot.resume(tmp_path / "old.json")
+    assert KEY not in str(bot.messages)
 
 
 def test_half_a_key_at_the_end_is_hidden() -> None:
