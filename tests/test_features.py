@@ -23,8 +23,8 @@ def pictures():
 def test_committed_net_knows_its_clothes(name, pictures):
     images, labels = pictures
     net = features.load_feature_net(name)
-    found = net(images)
-    assert found.shape == (4_000, features.N_FEATURES)
+    found = net(images[:501])  # more than go through the network at a time
+    assert found.shape == (501, features.N_FEATURES)
     assert found.dtype == np.float64
     assert (net.classify(images) == labels).mean() >= 0.91
     probabilities = net.probabilities(images[:100])

@@ -140,12 +140,20 @@ def test_the_networks_have_the_layers_that_their_docstrings_promise():
     np.testing.assert_array_equal(few(pictures, training=True), few(pictures, training=False))
 
 
-def test_the_seed_of_the_session_decides_the_weights():
+def test_the_seed_of_the_session_decides_weights_and_draws():
+    """Keras takes its weights from Python's generator, and what it draws from one of its own."""
+
     def weights(seed):
         session.start(seed)
         return [*gan.build_generator(4, 2).get_weights(), *gan.build_discriminator(2).get_weights()]
 
+    def draws(seed):
+        session.start(seed)
+        return [keras.random.normal((3,)).numpy()], [tf.random.normal((3,)).numpy()]
+
     assert same(weights(3), weights(3)) and not same(weights(3), weights(4))
+    for again, drawn, other in zip(draws(3), draws(3), draws(4), strict=True):
+        assert same(again, drawn) and not same(drawn, other)
 
 
 def test_uint8_survives_the_way_into_the_networks_and_back():
