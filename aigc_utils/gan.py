@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aigc_utils import history, session
+from aigc_utils import files, history, session
 
 session.prepare()
 with session.quiet_stderr():
@@ -559,13 +559,8 @@ def _write(path: Path, config: str, arrays: list[np.ndarray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     entries: dict[str, Any] = {f"{i:03d}": array for i, array in enumerate(arrays)}
     entries |= {"config": np.array(config), "sha256": np.array(_digest(config, arrays))}
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
-        with unfinished.open("wb") as file:
-            np.savez(file, **entries)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with files.replacing(path) as part, part.open("wb") as file:
+        np.savez(file, **entries)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
