@@ -125,14 +125,12 @@ def windows(length: int, context: int, batch_size: int, seed: int, step: int = 0
     while True:
         epoch, first = divmod(step, per_epoch)
         # A generator's first numbers hardly differ between neighbouring seeds; a hash does.
-        order = torch.Generator().manual_seed(zlib.crc32(f"{seed} {epoch}".encode()))
+        rng = torch.Generator().manual_seed(zlib.crc32(f"{seed} {epoch}".encode()))
         if pieces >= batch_size:
-            offset = int(
-                torch.randint(min(context, length - pieces * context), (), generator=order)
-            )
-            starts = offset + context * torch.randperm(pieces, generator=order)
+            offset = int(torch.randint(min(context, length - pieces * context), (), generator=rng))
+            starts = offset + context * torch.randperm(pieces, generator=rng)
         else:  # a text of fewer pieces than a batch has
-            starts = torch.randint(length - context, (batch_size,), generator=order)
+            starts = torch.randint(length - context, (batch_size,), generator=rng)
         for i in range(first, per_epoch):
             yield starts[i * batch_size : (i + 1) * batch_size]
             step += 1
@@ -146,7 +144,7 @@ def evaluate(model: GPT, ids: Tensor, *, overlap: int = 0, bf16: bool = False) -
     end of the one before, so that no prediction has less than that to look back on. It runs on the
     model's device, a few windows at a time.
     """
-    context, device = model.config.context, model.embedding.weight.device
+    context, device = model.config.context, model.device
     ids = check_text("evaluation", ids, model, shortest=2)
     if not 0 <= overlap < context:
         raise ValueError(f"overlap={overlap} must lie in 0…{context - 1}.")
@@ -155,7 +153,7 @@ def evaluate(model: GPT, ids: Tensor, *, overlap: int = 0, bf16: bool = False) -
 
     def losses(x: Tensor, y: Tensor) -> Tensor:
         with _autocast(device, bf16):
-            logits = model(x.to(device))
+            logits = model(x)
         return F.cross_entropy(logits.float().mT, y.to(device), reduction="none").cpu().double()
 
     rank, processes = _processes()
@@ -286,7 +284,7 @@ def make_optimizers(model: GPT, config: TrainConfig) -> list[torch.optim.Optimiz
         torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
     ]
     if muon:
-        device = str(model.embedding.weight.device)
+        device = str(model.device)
         bf16 = bf16_pays(device) if config.bf16 is None else config.bf16
         optimizers.append(Muon([matrices], dtype=torch.bfloat16 if bf16 else torch.float32))
     return optimizers
@@ -361,7 +359,6 @@ class _Run:
         self.model, self.config, self.folder, self.watch = model, config, folder, watch
         self.train_ids, self.val_ids = texts
         self.rank, self.processes = _processes()
-        self.device = model.embedding.weight.device
         self.settings = {
             "model": asdict(model.config),
             "training": asdict(config),
@@ -372,7 +369,7 @@ class _Run:
         if resumed:
             self.progress, tensors = _read_checkpoint(folder, self.settings)
         else:
-            wanted = bf16_pays(str(self.device)) if config.bf16 is None else config.bf16
+            wanted = bf16_pays(str(model.device)) if config.bf16 is None else config.bf16
             pays = torch.tensor([int(wanted)])
             _copy_from_first_process([pays])  # one process may have measured otherwise
             self.progress = Progress(bf16=bool(pays))
@@ -426,15 +423,8 @@ class _Run:
         # What dropout draws depends on seed, step and process alone, so a resumed run draws it too.
         torch.manual_seed(zlib.crc32(f"{config.seed} {progress.step} {self.rank}".encode()))
         x, y = cut(self.train_ids, starts[self.rank :: self.processes], self.model.config.context)
-        loss = step(
-            self.model,
-            self.optimizers,
-            x.to(self.device),
-            y.to(self.device),
-            factor=factor,
-            clip=config.clip,
-            bf16=progress.bf16,
-        )
+        clip, bf16 = config.clip, progress.bf16
+        loss = step(self.model, self.optimizers, x, y, factor=factor, clip=clip, bf16=bf16)
         progress.step += 1
         if not math.isfinite(loss):
             raise self._diverged("training", loss)
@@ -532,9 +522,9 @@ def step(
     The learning rates are `factor` times those that the optimizers were made with; a gradient
     longer than `clip` (0: any) is shortened to it. Under torchrun gradients and loss are means.
     """
-    with _autocast(x.device, bf16):
+    with _autocast(model.device, bf16):
         logits = model(x)
-    loss = F.cross_entropy(logits.float().flatten(0, 1), y.flatten())
+    loss = F.cross_entropy(logits.float().flatten(0, 1), y.to(model.device).flatten())
     loss.backward()
     loss = _average_over_processes(model, loss.detach())
     if clip:

@@ -159,6 +159,8 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(tmp_path):
     run = train(model, make_data(), config, tmp_path / "a", watch=lambda run: model.eval())
     assert modes.count((True, True)) == 3 and modes.count((False, False)) == len(modes) - 3
     assert len(masks) == 3  # another in every step
+    train(model, make_data(), replace(config, seed=1), tmp_path / "other")
+    assert len(masks) == 6  # and with every seed
     plain = train(make_model(dropout=0.0), make_data(), config, tmp_path / "b")
     assert plain.rows[0]["val_loss"] == run.rows[0]["val_loss"]
     assert plain.rows[1]["train_loss"] != pytest.approx(run.rows[1]["train_loss"], abs=1e-4)
@@ -441,7 +443,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 # Several processes
 
 TOGETHER = """
-import os, sys, zlib
+import json, os, sys, zlib
 from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, {tests!r})
@@ -453,12 +455,14 @@ for optimizer in ("muon", "adamw"):
     t.train(t.make_model(dropout=0.0), t.make_data(), config, Path({folder!r}, optimizer))
 torch.manual_seed(int(os.environ["RANK"]))
 model = t.GPT(t.MODEL)  # other first weights in each process
-def show(module, _, out):
+masks, sums = [], []
+def look(module, _, out):
     if module.training:
-        print("mask", zlib.crc32((out == 0).numpy().tobytes()), flush=True)
-model.dropout.register_forward_hook(show)
-t.train(model, t.make_data(), t.RUN, Path({folder!r}, "dropout"), watch=lambda run: print(
-    "sum", len(run.rows), sum(w.abs().sum().item() for w in model.parameters()), flush=True))
+        masks.append(zlib.crc32((out == 0).numpy().tobytes()))
+model.dropout.register_forward_hook(look)
+t.train(model, t.make_data(), t.RUN, Path({folder!r}, "dropout"), watch=lambda run: sums.append(
+    sum(w.abs().sum().item() for w in model.parameters())))
+Path({folder!r}, os.environ["RANK"] + ".json").write_text(json.dumps([masks, sums]))
 """
 
 
@@ -477,11 +481,11 @@ def test_two_processes_train_one_model(tmp_path):
         for (step, *a), (step2, *b) in zip(losses(one), two, strict=True):
             assert step == step2
             assert [x for x in a if x] == pytest.approx([x for x in b if x], rel=1e-4)
-    printed = [line.split() for line in done.stdout.splitlines()]
-    sums = [line[-1] for line in printed if line[0] == "sum"]
-    assert len(sums) > 2 and len(set(sums)) == len(sums) / 2  # each is printed by both
-    masks = [line[-1] for line in printed if line[0] == "mask"]
-    assert len(masks) == len(set(masks)) == 2 * RUN.steps  # and no mask is drawn twice
+    (masks, sums), (others, same) = (
+        json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)
+    )
+    assert sums == same and len(set(sums)) > 2  # one model, whatever each process began with
+    assert len({*masks, *others}) == 2 * RUN.steps  # and no mask of dropout is drawn twice
 
 
 def test_matrices_and_tables_have_rates_of_their_own():
