@@ -12,7 +12,7 @@ import pexpect
 import pytest
 
 from aigc_utils import chat, smollm2
-from aigc_utils.chat import faults, talk
+from aigc_utils.chat import faults, providers, talk
 from aigc_utils.chat.__main__ import main
 from aigc_utils.chat.text import CUT
 
@@ -226,6 +226,18 @@ def test_nobody_to_talk_to(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(nowhere)
     assert "--base-url needs --model" in capsys.readouterr().err
+
+
+def test_the_start_is_said_before_it_takes_its_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> None:
+        assert capsys.readouterr().err == "Starting the model …\n"
+        raise chat.ChatError("The model is missing.")
+
+    monkeypatch.setattr(providers, "local", missing)
+    assert main([]) == 1
+    assert capsys.readouterr() == ("", "The model is missing.\n")
 
 
 def test_options_that_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
