@@ -192,7 +192,7 @@ def report() -> None:
     memory = psutil.virtual_memory()
     print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
     print(
-        f"{cores()} cores, {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GB "
+        f"{cores()} core(s), {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GB "
         f"of memory free, {free_disk():.0f} GB of disk free for the chat model"
     )
     for needed in requirements():

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTHON = """#!/bin/sh
 claim="import sys; sys.version_info = (3, {minor}, 0); exec(sys.argv[1])"
 case "$*" in
--c*) exec {real} -c "$claim" "$2" ;;
+-c*) exec "{real}" -c "$claim" "$2" ;;
 --version) echo "Python 3.{minor}.0" ;;
 "-m venv --clear .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
 *--editable*)
@@ -42,7 +42,7 @@ class Laptop:
             (self.bin / name).symlink_to(shutil.which(name))
 
     def add(self, name: str, script: str) -> None:
-        (self.bin / name).write_text(script)
+        (self.bin / name).write_text(script, "utf-8")
         (self.bin / name).chmod(0o755)
 
     def add_python(self, name: str, minor: int) -> None:
