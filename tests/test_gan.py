@@ -383,6 +383,21 @@ def test_an_error_in_a_callback_undoes_the_unfinished_epoch(fresh, error):
     assert same(before, state(model)) and model.record.rows == rows
 
 
+def test_ctrl_c_between_a_row_and_its_weights_takes_the_row_back(fresh, monkeypatch):
+    model, remember, calls = fresh(), gan._Keeper._remember, []
+
+    def interrupted(keeper):
+        calls.append(len(model.record.rows))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        remember(keeper)
+
+    monkeypatch.setattr(gan._Keeper, "_remember", interrupted)
+    model.fit(COLOURS, epochs=2, batch_size=8)
+    assert calls == [0, 1] and model.record.rows == []
+    assert int(model.g_optimizer.iterations) == 0
+
+
 def test_a_full_disk_leaves_the_epoch_and_the_old_file(fresh, tmp_path, monkeypatch):
     file = tmp_path / "gan.npz"
     model = fresh()
