@@ -63,6 +63,13 @@ def test_our_numpy_convolution_runs_the_net(pictures):
     np.testing.assert_allclose(found, net(pictures[0][:20]), atol=1e-3)
 
 
+def test_the_network_reads_black_as_0_and_white_as_1():
+    pictures = np.arange(784, dtype=np.uint16).reshape(1, 28, 28).clip(max=255).astype(np.uint8)
+    read = features.as_network_input(pictures)
+    assert read.shape == (1, 28, 28, 1) and read.dtype == np.float32
+    np.testing.assert_array_equal(read.ravel(), (pictures.ravel() / 255).astype(np.float32))
+
+
 def test_the_two_nets_differ():
     weights = [features.load_feature_net(name).model.get_weights() for name in NAMES]
     assert not any(np.array_equal(a, b) for a, b in zip(*weights, strict=True))

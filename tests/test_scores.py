@@ -196,6 +196,12 @@ def test_a_set_against_itself_is_perfect_even_with_repeated_samples(offset):
     assert density >= 1
 
 
+def test_the_four_scores_do_not_change_far_from_the_origin():
+    real, generated = np.random.default_rng(7).normal(size=(2, 60, 3))
+    near = scores.precision_recall_coverage(real, generated)
+    assert scores.precision_recall_coverage(real + 1e7, generated + 1e7) == near
+
+
 @pytest.mark.parametrize("k", [1, 5])
 def test_coverage_of_one_distribution_is_what_theory_says(k):
     real, generated = np.random.default_rng(4).normal(size=(2, 3000, 2))
