@@ -5,9 +5,9 @@
     python benchmarks/gan.py --seconds 90 --race FOLDER --json race.json
 
 The first two train on the 20,000 committed pictures of Fashion-MNIST for so many seconds and write
-10,000 generated pictures (``images``, uint8). The third does both from three seeds, one process
-each, keeps their files in FOLDER, scores them and prints a table; whatever is in FOLDER already is
-not trained again.
+10,000 generated pictures (``images``, uint8; --pictures for another number). The third does both
+from three seeds, one process each, keeps their files in FOLDER, scores them and prints a table;
+whatever is in FOLDER already, with the same settings, is not trained again.
 
 Training seconds are seconds of the wall clock on 2 cores. They begin when the first call of the
 compiled graph (8 steps) is over, because that call is mostly compilation; building, compiling and
@@ -43,7 +43,7 @@ from typing import Any
 
 import numpy as np
 
-from aigc_utils import data, features, gan, gan_callbacks, history, scores, session
+from aigc_utils import data, features, files, gan, gan_callbacks, history, scores, session
 
 with session.quiet_stderr():
     import keras
@@ -338,14 +338,13 @@ def train(
     }
 
 
-def write(file: Path, contestant: str, seconds: float, seed: int, clock: str) -> None:
-    """Train and write ``images`` and ``run``, a JSON text, to one .npz file."""
+def write(file: Path, contestant: str, seconds: float, seed: int, clock: str, n: int) -> None:
+    """Train and write n ``images`` and ``run``, a JSON text, to one .npz file."""
     model, run = train(contestant, seconds, seed, clock=clock)
+    run["generated"] = n
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(file.name + ".tmp")
-    with unfinished.open("wb") as stream:
-        np.savez_compressed(stream, images=model.generate(N_PICTURES, seed), run=json.dumps(run))
-    unfinished.replace(file)
+    with files.replacing(file) as part, part.open("wb") as stream:
+        np.savez_compressed(stream, images=model.generate(n, seed), run=json.dumps(run))
     print(f"{file}: {run['pictures']:,} pictures seen, {run['pictures_per_second']:,} a second")
 
 
@@ -354,24 +353,24 @@ def write(file: Path, contestant: str, seconds: float, seed: int, clock: str) ->
 
 def test_pictures(folder: Path) -> np.ndarray:
     """Return all 10,000 test pictures when the folder has them, else the committed 4,000."""
-    files = sorted(folder.rglob("t10k-images-idx3-ubyte.gz")) if folder.is_dir() else []
-    if files:
-        return data.read_idx(files[0].read_bytes())
+    found = sorted(folder.rglob("t10k-images-idx3-ubyte.gz")) if folder.is_dir() else []
+    if found:
+        return data.read_idx(found[0].read_bytes())
     _, (images, _) = data.load_fashion_mnist()
     return images
 
 
 def choice_pictures(folder: Path) -> np.ndarray:
     """Return 10,000 pictures of the training set that are not among the committed 20,000."""
-    files = sorted(folder.rglob("train-images-idx3-ubyte.gz")) if folder.is_dir() else []
-    if not files:
+    found = sorted(folder.rglob("train-images-idx3-ubyte.gz")) if folder.is_dir() else []
+    if not found:
         raise SystemExit(
             f"There is no Fashion-MNIST in {folder}: choices are made with training pictures that "
             "are not in data/, so install Debian's dataset-fashion-mnist or name its --dataset."
         )
     (committed, _), _ = data.load_fashion_mnist()
     known = {picture.tobytes() for picture in committed}
-    others = np.array([p for p in data.read_idx(files[0].read_bytes()) if p.tobytes() not in known])
+    others = np.array([p for p in data.read_idx(found[0].read_bytes()) if p.tobytes() not in known])
     return others[np.random.default_rng(0).permutation(len(others))[:N_PICTURES]]
 
 
@@ -389,17 +388,17 @@ def score(real: np.ndarray, made: np.ndarray) -> dict[str, float]:
 
 
 def race(
-    folder: Path, seconds: float, seeds: Sequence[int], clock: str, dataset: Path
+    folder: Path, seconds: float, seeds: Sequence[int], clock: str, dataset: Path, n: int
 ) -> dict[str, Any]:
     """Train what is missing in the folder, score everything, print the table, return it all."""
     runs = []
     for seed in seeds:
         for contestant in CONTESTANTS:  # by turns: a slower hour slows both
             file = folder / f"{contestant}_{seed}.npz"
-            wanted = {"seconds": seconds, "clock": clock}
+            wanted = {"seconds": seconds, "clock": clock, "generated": n}
             if not (file.exists() and read_run(file).items() >= wanted.items()):
                 command = [sys.executable, __file__, "--seconds", str(seconds), "--out", str(file)]
-                command += ["--seed", str(seed), "--clock", clock]
+                command += ["--seed", str(seed), "--clock", clock, "--pictures", str(n)]
                 command += ["--peer", contestant] if contestant != "ours" else []
                 # A process each: nothing that one leaves behind helps or slows down the next.
                 subprocess.run(command, check=True)
@@ -410,6 +409,7 @@ def race(
     table: dict[str, Any] = {
         "seconds": seconds,
         "clock": clock,
+        "generated_pictures": n,
         "real_pictures": len(real),
         "nets": {},
     }
@@ -440,8 +440,8 @@ def show(table: dict[str, Any]) -> None:
     """Print the table: medians, and the smallest and largest value in brackets."""
     print(
         f"{table['seconds']:g} s of training each ({table['clock']} clock); "
-        f"{N_PICTURES:,} generated against {table['real_pictures']:,} real test pictures; "
-        "median [smallest, largest] of the seeds"
+        f"{table['generated_pictures']:,} generated against {table['real_pictures']:,} real test "
+        "pictures; median [smallest, largest] of the seeds"
     )
     columns = {"frechet": "Fréchet distance", "kernel": "kernel distance", "coverage": "coverage"}
     print(f"{'net':8}{'':24}" + "".join(f"{title:>30}" for title in columns.values()), end="")
@@ -510,6 +510,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--peer", choices=[name for name in CONTESTANTS if name != "ours"])
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what a second is")
     parser.add_argument("--seed", type=int, default=1, help="of the one run (--out)")
+    parser.add_argument("--pictures", type=int, default=N_PICTURES, help="how many to generate")
     parser.add_argument("--race", type=Path, metavar="FOLDER", help="both, from several seeds")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, metavar="SEED")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the race's table here")
@@ -525,14 +526,19 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.seconds <= 0:
         parser.error("--seconds must be above 0")
+    if chosen.pictures < 1000:
+        parser.error("--pictures must be at least 1000: the kernel distance takes so many")
     if chosen.race:
-        table = race(chosen.race, chosen.seconds, chosen.seeds, chosen.clock, chosen.dataset)
+        table = race(
+            chosen.race, chosen.seconds, chosen.seeds, chosen.clock, chosen.dataset, chosen.pictures
+        )
         if chosen.json:
             chosen.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     elif chosen.ablation:
         ablation(chosen.ablation, chosen.seconds, chosen.variants, chosen.seeds, chosen.dataset)
     elif chosen.out:
-        write(chosen.out, chosen.peer or "ours", chosen.seconds, chosen.seed, chosen.clock)
+        contestant = chosen.peer or "ours"
+        write(chosen.out, contestant, chosen.seconds, chosen.seed, chosen.clock, chosen.pictures)
     else:
         parser.error("say what to do: --out FILE, --race FOLDER or --ablation FILE")
 
