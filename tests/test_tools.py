@@ -1,11 +1,18 @@
 """The tools leave notebooks in the form that is committed."""
 
+import json
+import os
+import sys
 from pathlib import Path
 
+import lab
 import nbformat
+import one_lesson
 import pytest
 import readme
 import refresh
+
+from aigc_utils import progress
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -66,3 +73,66 @@ def test_only_this_machine_is_local(address: str | bytes, allowed: bool) -> None
     scope: dict = {}
     exec(code.replace("sys.addaudithook(refuse_outside)", ""), scope)
     assert scope["is_local"](address) is allowed
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_one_lesson_is_tested_by_its_notebooks_its_checkers_and_its_modules(path: Path) -> None:
+    files = one_lesson.tests_of(path.name[:2])
+    assert {f"notebooks/{path.name}", f"notebooks/solutions/{path.name}"} <= set(files)
+    assert "tests/test_contract.py" in files
+    assert len([file for file in files if file.startswith("tests/test_checks_")]) == 1
+    assert not [file for file in files if not (ROOT / file).is_file()]
+    for other in (ROOT / "notebooks").glob("*.ipynb"):
+        assert other == path or other.name not in " ".join(files)
+
+
+def test_a_module_goes_with_the_lessons_that_its_docstring_names() -> None:
+    assert "tests/test_decoding.py" in one_lesson.tests_of("05")
+    assert "tests/test_gpt.py" in one_lesson.tests_of("03")
+    assert "tests/test_gpt.py" in one_lesson.tests_of("05")
+    assert "tests/test_gpt.py" not in one_lesson.tests_of("07")
+
+
+@pytest.mark.parametrize("number", ["99", "", "5", "0?", "*", "05_decoding", "../05"])
+def test_an_unknown_lesson_is_one_sentence(
+    number: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["one_lesson.py", number])
+    assert one_lesson.main() == 2
+    assert capsys.readouterr().err.startswith(f"There is no lesson {number!r}; choose one of 01, ")
+
+
+def test_lab_opens_the_lesson_to_go_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[list[str]] = []
+    for folder in ("notebooks", "notebooks/exercises"):
+        (tmp_path / folder).mkdir()
+        for lesson, exercise in (("01_a", "add"), ("02_b", "half")):
+            cells = [{"metadata": {"nbgrader": {"grade_id": f"{exercise}-check", "grade": True}}}]
+            (tmp_path / folder / f"{lesson}.ipynb").write_text(json.dumps({"cells": cells}))
+    monkeypatch.setattr("work.ROOT", tmp_path)
+    monkeypatch.setattr("aigc_utils.progress.COURSE", tmp_path)
+    monkeypatch.setattr("jupyterlab.labapp.main", lambda: started.append(sys.argv[1:]))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.delenv("AIGC_STATIC")
+    monkeypatch.chdir(tmp_path)
+    for options in (["--no-browser", "--port=1"], ["--class"]):
+        monkeypatch.setattr("sys.argv", ["lab.py", *options])
+        monkeypatch.setenv("JUPYTER_CONFIG_PATH", "mine")
+        lab.main()
+        *ours, theirs = os.environ["JUPYTER_CONFIG_PATH"].split(os.pathsep)
+        assert [Path(path).name for path in ours] == ["lab", "learner"][
+            : 1 + ("--class" not in options)
+        ]
+        assert theirs == "mine"
+        progress.record("01", "add")
+    opened = "--LabApp.default_url=/lab/tree/work/"
+    assert started == [
+        [f"{opened}01_a.ipynb", *["--no-browser", "--port=1"]],
+        [f"{opened}02_b.ipynb"],
+    ]
+    assert (tmp_path / "work" / "exercises" / "02_b.ipynb").exists()
+    out = capsys.readouterr().out
+    assert "No check has passed yet: begin with lesson 01." in out
+    assert "1 of 1 checks of lesson 01, 1 of 2 in all; go on with lesson 02." in out

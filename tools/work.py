@@ -89,10 +89,10 @@ def in_the_way(target: Path) -> Path | None:
     return next((f for f in folders if os.path.lexists(f) and not f.is_dir()), None)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reset", metavar="NN", help="restore lesson NN, e.g. 01")
-    number = parser.parse_args().reset
+    number = parser.parse_args(arguments).reset
     source, target = ROOT / "notebooks", ROOT / "work"
     if number is not None:
         known = sorted({name.name[:2] for name in notebooks(source)})
