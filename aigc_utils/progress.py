@@ -100,8 +100,11 @@ def _last() -> str | None:
 
 def _folders() -> list[Path]:
     course = [COURSE / "work" / ".progress"] if lessons() else []
-    user = platformdirs.user_data_path("aigc", appauthor=False) / "progress"
-    return [*course, *([user] if user.is_absolute() else [])]  # without a home it is "~/…"
+    try:
+        user = platformdirs.user_data_path("aigc", appauthor=False) / "progress"
+    except RuntimeError:  # there is no home
+        return course
+    return [*course, *([user] if user.is_absolute() else [])]  # older versions give "~/…" then
 
 
 def _make(folder: Path) -> None:

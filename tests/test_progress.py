@@ -143,6 +143,25 @@ def test_an_installed_package_keeps_it_with_the_user(
     assert not (course.parent / "site-packages").exists()
 
 
+@pytest.mark.parametrize("place", [RuntimeError("no home"), Path("~/.local/share/aigc")])
+def test_without_a_home_it_is_in_work_or_nowhere(
+    course: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: Path | RuntimeError
+) -> None:
+    def homeless(*args: object, **named: object) -> Path:
+        if isinstance(place, RuntimeError):
+            raise place
+        return place
+
+    monkeypatch.setattr(progress.platformdirs, "user_data_path", homeless)
+    monkeypatch.chdir(tmp_path)
+    progress.record("01", "add")
+    assert progress.passed() == {"01": {"add"}}
+    monkeypatch.setattr(progress, "COURSE", tmp_path / "site-packages")
+    progress.record("01", "double")
+    assert progress.passed() == {}
+    assert not (tmp_path / "~").exists()
+
+
 def _record_many(course: Path, kernel: int) -> None:
     progress.COURSE = course
     for i in range(50):
