@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -54,25 +55,64 @@ def test_readme_map_lists_every_lesson() -> None:
         assert path.name in table
 
 
-@pytest.mark.parametrize(
-    ("address", "allowed"),
-    [
-        ("127.0.0.1", True),
-        ("localhost", True),
-        ("::1", True),
-        (b"localhost", True),
-        ("0.0.0.0", True),
-        ("192.0.2.1", False),
-        ("10.0.0.1", False),
-        ("example.org", False),
-        ("localhost.example.org", False),
-    ],
-)
-def test_only_this_machine_is_local(address: str | bytes, allowed: bool) -> None:
-    code = (ROOT / "tools" / "offline" / "sitecustomize.py").read_text()
-    scope: dict = {}
-    exec(code.replace("sys.addaudithook(refuse_outside)", ""), scope)
-    assert scope["is_local"](address) is allowed
+REACHES_OUT = [
+    "socket.create_connection(('192.0.2.1', 80), timeout=1)",
+    "socket.create_connection(('localhost.example.org', 80), timeout=1)",
+    "socket.socket(socket.AF_INET6).connect(('2001:db8::1', 80))",
+    "socket.socket().connect_ex(('10.0.0.1', 80))",
+    "socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))",
+    "socket.socket(type=socket.SOCK_DGRAM).sendmsg([b'x'], [], 0, ('192.0.2.1', 53))",
+    "socket.getaddrinfo('example.org', 443)",
+    "socket.getaddrinfo(b'example.org', 443)",
+    "socket.gethostbyname('example.org')",
+    "socket.gethostbyname_ex('example.org')",
+    "socket.gethostbyaddr('192.0.2.1')",
+    "socket.getnameinfo(('192.0.2.1', 80), 0)",
+    "hook.is_local = lambda host: True; socket.gethostbyname('example.org')",
+    "hook.LOCAL_NAMES = {'example.org'}; socket.gethostbyname('example.org')",
+    "hook.LOCAL_NAMES |= {'example.org'}; socket.gethostbyname('example.org')",
+    "hook.LOCAL_NAMES.add('example.org'); socket.gethostbyname('example.org')",
+    "hook.ipaddress.ip_address = lambda x: __import__('types').SimpleNamespace(is_loopback=1); "
+    "socket.gethostbyname('192.0.2.1')",
+    "import asyncio; asyncio.run(asyncio.open_connection('192.0.2.1', 80))",
+    "import urllib.request; urllib.request.urlopen('http://192.0.2.1/')",
+]
+STAYS_HERE = [
+    "socket.create_connection(server.getsockname())",
+    "socket.create_connection(('localhost', server.getsockname()[1]))",
+    "socket.getaddrinfo(None, 80); socket.getaddrinfo('::1', 80)",
+    "socket.gethostbyname('localhost'); socket.gethostbyname('127.0.0.1')",
+    "socket.getnameinfo(('127.0.0.1', 80), socket.NI_NUMERICHOST)",
+    "socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9))",
+    "pair = socket.socketpair(); pair[0].sendmsg([b'x'])",
+    "socket.getfqdn('example.org')",  # which swallows the refusal, and asks nobody
+]
+
+
+def test_only_this_machine_is_reached() -> None:
+    code = (
+        "import socket, sys, sitecustomize as hook\n"
+        "server = socket.create_server(('127.0.0.1', 0))\n"
+        "for line in sys.argv[1:]:\n"
+        "    try: exec(line); print('went through')\n"
+        "    except ConnectionRefusedError as error: print(error)\n"
+        "    except Exception as error: print(type(error).__name__, error)"
+    )
+    lines = REACHES_OUT + STAYS_HERE
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *lines],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tools" / "offline"), "no_proxy": "*"},
+    )
+    told = dict(zip(lines, ran.stdout.splitlines(), strict=True))
+    for line in STAYS_HERE:
+        assert told[line] == "went through", line
+    for line in REACHES_OUT:
+        refused = "lessons run without a network" in told[line]
+        kept = "hook." in line and told[line].startswith("AttributeError")  # nothing to tamper with
+        assert refused or kept, f"{line}: {told[line]}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
