@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Self
 # GPT-2's pattern needs Unicode classes such as \p{L}, which the standard `re` does not know.
 import regex
 
+from aigc_utils import files
+
 if TYPE_CHECKING:
     import tokenizers
 
@@ -290,7 +292,7 @@ def _checked(ids: Iterable[int], vocab_size: int) -> list[int]:
 
 
 def _write(path: str | PathLike[str], key: str, content: object) -> None:
-    Path(path).write_text(json.dumps({key: content}), encoding="utf-8")
+    files.write_whole(path, json.dumps({key: content}))
 
 
 def _read(path: str | PathLike[str], key: str) -> Any:

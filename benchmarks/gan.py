@@ -533,7 +533,7 @@ def main(arguments: list[str] | None = None) -> None:
             chosen.race, chosen.seconds, chosen.seeds, chosen.clock, chosen.dataset, chosen.pictures
         )
         if chosen.json:
-            chosen.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+            files.write_whole(chosen.json, json.dumps(table, indent=1) + "\n")
     elif chosen.ablation:
         ablation(chosen.ablation, chosen.seconds, chosen.variants, chosen.seeds, chosen.dataset)
     elif chosen.out:

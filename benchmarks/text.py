@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aigc_utils import data
+from aigc_utils import data, files
 from aigc_utils.gpt import GPT, LLAMA, GPTConfig
 from aigc_utils.training import TrainConfig, evaluate, train
 
@@ -342,7 +342,7 @@ def ablation(text: str | None, seeds: list[int], results: Path, record: Path | N
         kept = ("seed", "val_loss", "seconds", "parameters")
         rows += [{"idea": name, **{key: one[key] for key in kept}} for one in runs]
     if record:
-        record.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files.write_whole(record, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def main() -> None:
@@ -379,7 +379,7 @@ def main() -> None:
             return
         outcome = race(text, seeds, results)
     if options.json:
-        options.json.write_text(json.dumps(outcome, indent=1) + "\n")
+        files.write_whole(options.json, json.dumps(outcome, indent=1) + "\n")
     print_race(outcome)
 
 

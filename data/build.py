@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aigc_utils import files
 from aigc_utils.data import read_idx
 
 HERE = Path(__file__).resolve().parent
@@ -158,14 +159,14 @@ def record(folder: Path, name: str, digest: str) -> str | None:
     before = entries.get(name)
     entries[name] = digest
     text = "".join(f"{entries[entry]}  {entry}\n" for entry in sorted(entries))
-    sums.write_bytes(text.encode("utf-8"))
+    files.write_whole(sums, text)
     return before
 
 
 def write(folder: Path, name: str, raw: bytes) -> None:
     """Write a file and its line in SHA256SUMS, and say whether its bytes are those of before."""
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(raw)
+    files.write_whole(folder / name, raw)
     digest = hashlib.sha256(raw).hexdigest()
     before = record(folder, name, digest)
     print(f"{name}: {len(raw):,} bytes, {'as' if before == digest else 'not as'} in SHA256SUMS.")
@@ -182,7 +183,7 @@ def build(target: str, deb: Path | None, out: Path) -> str:
             "README.md names the right one."
         )
     out.mkdir(parents=True, exist_ok=True)
-    (out / name).write_bytes(data)
+    files.write_whole(out / name, data)
     digest = hashlib.sha256(data).hexdigest()
     before = record(out, name, digest)
     if before is None:

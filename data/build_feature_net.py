@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from build import HERE, pack_arrays, record
 
-from aigc_utils import data, features, session
+from aigc_utils import data, features, files, session
 
 with session.quiet_stderr():
     import keras
@@ -65,7 +65,7 @@ def main() -> None:
     name = f"models/feature_net/{chosen.name}.npz"
     file = chosen.out / name
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(raw)
+    files.write_whole(file, raw)
     digest = hashlib.sha256(raw).hexdigest()
     before = record(chosen.out, name, digest)
     right = features.FeatureNet(model).classify(test_images) == test_labels

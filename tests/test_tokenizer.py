@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,6 +164,24 @@ def test_save_and_load_give_the_same_tokenizer(novel, bpe, tmp_path):
         loaded = type(tokenizer).load(str(path))
         assert loaded.vocab_size == tokenizer.vocab_size
         assert loaded.encode(novel[:2000]) == tokenizer.encode(novel[:2000])
+
+
+def test_a_disk_that_refuses_leaves_the_old_file(bpe, tmp_path, monkeypatch):
+    path = tmp_path / "tokenizer.json"
+    bpe.save(path)
+    before = path.read_bytes()
+
+    def full(_self: Path, content: bytes | str, **_: object) -> None:
+        with _self.open("wb") as file:
+            file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_text", full)
+    for tokenizer in (bpe, CharTokenizer("ab")):
+        with pytest.raises(OSError, match="No space left"):
+            tokenizer.save(path)
+        assert path.read_bytes() == before
 
 
 def test_characters_outside_ascii_survive_the_file(tmp_path):

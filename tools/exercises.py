@@ -12,6 +12,8 @@ import nbformat
 from nbgrader.preprocessors import ClearHiddenTests, ClearOutput, ClearSolutions
 from traitlets.config import Config
 
+from aigc_utils import files
+
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 STUB = "...  # your code here"
 
@@ -40,7 +42,7 @@ def main() -> int:
             stale.append(target.name)
             if not check:
                 target.parent.mkdir(exist_ok=True)
-                target.write_text(text, encoding="utf-8")
+                files.write_whole(target, text)
     if stale:
         print(("differ from their solutions: " if check else "written: ") + ", ".join(stale))
     return 1 if check and stale else 0

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import nbformat
 
+from aigc_utils import files
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 README = ROOT / "README.md"
@@ -80,7 +82,7 @@ def main() -> int:
             print(f"{path.relative_to(ROOT)} is stale: run `make refresh`")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(expected()[path])
+            files.write_whole(path, expected()[path])
     return 1 if check and stale else 0
 
 

@@ -21,6 +21,8 @@ import nbformat
 import psutil
 from nbclient import NotebookClient
 
+from aigc_utils import files
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 COSTS = NOTEBOOKS / "costs.json"
@@ -59,7 +61,7 @@ def execute(path: Path) -> dict[str, float]:
     cost = {"seconds": round(time.perf_counter() - start, 1), "gigabytes": round(peak / 2**30, 1)}
     note_cost(notebook, cost)
     tidy(notebook)
-    nbformat.write(notebook, path)
+    files.write_whole(path, nbformat.writes(notebook) + "\n")
     return cost
 
 
@@ -99,7 +101,7 @@ def main() -> None:
         cost = execute(path)
         costs = json.loads(COSTS.read_text())  # another refresh may have written meanwhile
         costs.setdefault(name, {"budget": DEFAULT_BUDGET}).update(cost)
-        COSTS.write_text(json.dumps(dict(sorted(costs.items())), indent=1) + "\n")
+        files.write_whole(COSTS, json.dumps(dict(sorted(costs.items())), indent=1) + "\n")
         print(f"{name}: {cost['seconds']:.1f} s, {cost['gigabytes']:.1f} GB", file=sys.stderr)
 
 
