@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -242,6 +243,34 @@ def test_a_body_that_is_too_long_is_read_to_its_end() -> None:
     assert status == 413 and "2,000,000 bytes: 100,000 is the most" in answer["error"]["message"]
 
 
+def test_a_body_that_is_too_long_is_not_kept() -> None:
+    client, left = connection(), 400
+
+    async def receive() -> Message:
+        nonlocal left
+        left -= 1
+        return {"type": "http.request", "body": bytes(50_000), "more_body": left > 0}
+
+    tracemalloc.start()
+    try:
+        asyncio.run(make()(client.scope, receive, client.send))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert client.answer()[0] == 413 and most < 2e6, "20 MB were sent"
+
+
+def test_an_error_of_the_application_is_not_swallowed() -> None:
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ZeroDivisionError
+
+    client = connection(CHAT)
+    where = make(broken)
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(where(client.scope, client.receive, client.send))
+    assert not where._line.inside
+
+
 def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "BODY_SECONDS", 0.05)
     client = connection(CHAT)
@@ -282,7 +311,8 @@ def test_a_client_that_leaves_takes_its_computation_along(streams: bool) -> None
         await asyncio.sleep(0.02)
         assert line.inside == {seen[0]} and not seen[0].gone
         client.gone.set()
-        await asyncio.wait_for(answering, 1)
+        done, _ = await asyncio.wait({answering}, timeout=1)
+        assert done, "it waits for an answer that nobody waits for"
 
     asyncio.run(run())
     assert seen[0].gone and seen[1] == "cancelled" and not line.inside

@@ -96,7 +96,7 @@ def test_small_ones_come_strictly_in_turn(line: Line) -> None:
     threads = []
     for name in "abc":
         threads.append(work(line, Job(), 0.015, log, name))
-        wait_for(lambda: len(line._jobs) == len(threads) or len(log) > 3)
+        wait_for(lambda: len(line._waiting) == len(threads) - 1 or len(log) > 3)
     for thread in threads:
         thread.join()
     assert order(log) == "abc"
@@ -141,13 +141,13 @@ def test_who_has_gone_stops_and_the_next_one_computes(line: Line, waits: bool) -
     one = work(line, first, 0.5 if waits else 30, log, "a")
     wait_for(lambda: log)
     two = work(line, second, 30 if waits else 0.01, log, "b")
-    wait_for(lambda: len(line._jobs) == 2)
+    wait_for(lambda: line._waiting)
     line.leave(second if waits else first)
     (two if waits else one).join(1)
     assert ("b gone" if waits else "a gone") in log
     one.join(2)
     two.join(2)
-    assert not line._jobs
+    assert not line._waiting and line._working is None
 
 
 def generate(manager: TakingTurns, job: Job, length: int, config: GenerationConfig, model) -> tuple:
@@ -193,7 +193,7 @@ def test_a_stream_is_cut_when_its_client_goes(
         return streamer.total_tokens
 
     assert asyncio.run(run()) < 2_000
-    wait_for(lambda: not manager._line._jobs)
+    wait_for(lambda: manager._line._working is None)
 
 
 def test_nothing_is_computed_for_who_has_gone(

@@ -9,7 +9,6 @@ computation along.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from typing import Annotated, Any, Literal
 
@@ -232,10 +231,11 @@ class Guard:
             if not answer.done():
                 self._line.leave(job)
                 answer.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await answer
+                await asyncio.wait({answer})
         finally:
             leaving.cancel()
+        if not answer.cancelled():
+            answer.result()  # raises what the application raised
 
 
 _ROUTES = {

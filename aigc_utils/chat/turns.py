@@ -61,41 +61,37 @@ current: ContextVar[Job] = ContextVar("current")
 
 
 class Line:
-    """The requests that want to compute; the first one does.
+    """The requests that want to compute, one of which does.
 
     ``inside`` are all that were taken in, those that are being read or sent included.
     """
 
     def __init__(self) -> None:
         self.inside: set[Job] = set()
-        self._jobs: list[Job] = []
+        self._working: Job | None = None
+        self._waiting: list[Job] = []
         self._moved = threading.Condition()
 
     @contextlib.contextmanager
     def turn(self, job: Job) -> Iterator[None]:
         """Wait until it is this request's turn, and leave the line at the end."""
-        with self._moved:
-            self._jobs.append(job)
-            self._jobs[1:] = sorted(self._jobs[1:], key=lambda job: job.slices)
         try:
-            self._wait(job)
+            self._queue(job)
             yield
         finally:
             with self._moved:
-                self._jobs.remove(job)
-                self._moved.notify_all()
+                if self._working is job:
+                    self._call_next()
+                else:
+                    self._waiting.remove(job)
 
     def step(self, job: Job) -> None:
-        """Between two pieces of work: let others pass when it is time; raise Gone when alone."""
+        """Between two pieces of work: let others pass when it is time. Raises Gone."""
         if job.gone:
             raise Gone
-        if len(self._jobs) > 1 and time.monotonic() > job.until:
-            with self._moved:
-                job.slices += 1
-                self._jobs.append(self._jobs.pop(0))
-                self._jobs.sort(key=lambda job: job.slices)
-                self._moved.notify_all()
-            self._wait(job)
+        if self._waiting and time.monotonic() > job.until:
+            job.slices += 1
+            self._queue(job)
 
     def leave(self, job: Job) -> None:
         """Say that the client has gone."""
@@ -103,12 +99,22 @@ class Line:
             job.gone = True
             self._moved.notify_all()
 
-    def _wait(self, job: Job) -> None:
+    def _queue(self, job: Job) -> None:
         with self._moved:
-            self._moved.wait_for(lambda: job.gone or self._jobs[0] is job)
+            self._waiting.append(job)
+            if self._working in (None, job):
+                self._call_next()
+            self._moved.wait_for(lambda: job.gone or self._working is job)
         if job.gone:
             raise Gone
         job.until = time.monotonic() + SLICE
+
+    def _call_next(self) -> None:
+        """Let the one that has had least compute; of equals, the one that came first."""
+        self._working = min(self._waiting, key=lambda job: job.slices, default=None)
+        if self._working is not None:
+            self._waiting.remove(self._working)
+        self._moved.notify_all()
 
 
 class TakingTurns(GenerateManager):
