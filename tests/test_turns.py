@@ -75,7 +75,7 @@ def work(line: Line, job: Job, seconds: float, log: list[str], name: str) -> thr
         except Gone:
             log.append(f"{name} gone")
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread
 
@@ -98,7 +98,7 @@ def test_small_ones_come_strictly_in_turn(line: Line) -> None:
         threads.append(work(line, Job(), 0.015, log, name))
         wait_for(lambda: len(line._waiting) == len(threads) - 1 or len(log) > 3)
     for thread in threads:
-        thread.join()
+        thread.join(10)
     assert order(log) == "abc"
 
 
@@ -108,9 +108,9 @@ def test_a_large_one_lets_the_small_ones_pass(line: Line) -> None:
     wait_for(lambda: len(log) > 3)
     start = time.monotonic()
     small = work(line, Job(), 0.01, log, "s")
-    small.join()
+    small.join(10)
     assert time.monotonic() - start < 0.3, "it waited for the large one"
-    large.join()
+    large.join(10)
     assert order(log) == "LsL"
 
 
@@ -119,10 +119,10 @@ def test_newcomers_come_before_those_that_had_their_slice(line: Line) -> None:
     threads = [work(line, Job(), 0.3, log, name) for name in "LMN"]
     wait_for(lambda: {"L", "M", "N"} <= set(log))
     before = len(log)
-    work(line, Job(), 0.01, log, "s").join()
+    work(line, Job(), 0.01, log, "s").join(10)
     passed = set(log[before : log.index("s")])
     for thread in threads:
-        thread.join()
+        thread.join(10)
     assert len(passed) <= 2, "one that computes, or just gives way; never all three"
 
 
@@ -134,20 +134,26 @@ def test_alone_it_never_waits(line: Line) -> None:
     assert job.slices == 0
 
 
-@pytest.mark.parametrize("waits", [False, True])
-def test_who_has_gone_stops_and_the_next_one_computes(line: Line, waits: bool) -> None:
+def test_who_has_gone_stops_and_the_next_one_computes(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "SLICE", 60)  # nobody gives way
     log: list[str] = []
-    first, second = Job(), Job()
-    one = work(line, first, 0.5 if waits else 30, log, "a")
+    first, second, third = Job(), Job(), Job()
+    one = work(line, first, 60, log, "a")
     wait_for(lambda: log)
-    two = work(line, second, 30 if waits else 0.01, log, "b")
+    two = work(line, second, 60, log, "b")
     wait_for(lambda: line._waiting)
-    line.leave(second if waits else first)
-    (two if waits else one).join(1)
-    assert ("b gone" if waits else "a gone") in log
-    one.join(2)
+    three = work(line, third, 0.01, log, "c")
+    wait_for(lambda: len(line._waiting) == 2)
+    line.leave(second)
     two.join(2)
-    assert not line._waiting and line._working is None
+    assert log[-1] != "c" and "b gone" in log, "who waits need not wait to go"
+    line.leave(first)
+    one.join(2)
+    three.join(2)
+    assert [name for name in log if name not in "a"][:2] == ["b gone", "a gone"]
+    assert log[-1] == "c" and not line._waiting and line._working is None
 
 
 def generate(manager: TakingTurns, job: Job, length: int, config: GenerationConfig, model) -> tuple:
