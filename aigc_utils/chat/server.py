@@ -202,6 +202,8 @@ def _spawn(port: int) -> Server:
         # Whoever asks waits, so the cores are free: threads that stay awake between two products
         # write 20 tokens/s instead of 16. (Beside a busy program it is 6 instead of 12.)
         "GOMP_SPINCOUNT": "10000",
+        # Answers are computed in many threads; glibc would give each a heap that only grows.
+        "MALLOC_ARENA_MAX": "2",
     }
     log = tempfile.TemporaryFile()  # noqa: SIM115  (the Server closes it)
     # Away from this process's signals: interrupting a cell or Ctrl-C must not end the server.
