@@ -190,9 +190,7 @@ def _config_from_llama(theirs: Any) -> GPTConfig:
 
 
 def _gpt2_config(c: GPTConfig) -> Any:
-    from transformers import GPT2Config
-
-    return GPT2Config(
+    return transformers.GPT2Config(
         vocab_size=c.vocab_size,
         n_positions=c.context,
         n_embd=c.d_model,

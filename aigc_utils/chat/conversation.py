@@ -20,7 +20,7 @@ from typing import Any, cast
 import httpx2
 import openai
 
-from aigc_utils import files
+from aigc_utils import files, smollm2
 from aigc_utils.chat import failures, providers
 from aigc_utils.chat.answer import Answer
 from aigc_utils.chat.providers import TIMEOUT, ChatError, Message, Provider
@@ -435,8 +435,6 @@ def _check_saved(messages: list[Message], usage: Usage) -> None:
 @functools.cache
 def _local_tokenizer() -> Any:
     from transformers import AutoTokenizer
-
-    from aigc_utils import smollm2
 
     return AutoTokenizer.from_pretrained(smollm2.convert())
 

@@ -16,7 +16,7 @@ from typing import Any
 import httpx2
 import openai
 
-from aigc_utils import session
+from aigc_utils import session, smollm2
 from aigc_utils.chat.text import SHORTEST_KEY
 
 session.prepare()  # before transformers, which counts a conversation's tokens
@@ -142,7 +142,6 @@ def find(provider: str | Provider) -> Provider:
 def local() -> Provider:
     """Return the place of the local server, which runs from now on."""
     # Here, because `python -m aigc_utils.chat.server` would find itself imported already.
-    from aigc_utils import smollm2
     from aigc_utils.chat import server
 
     try:

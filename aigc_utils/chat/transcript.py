@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Generator
 from types import SimpleNamespace
 
+from aigc_utils import data, models
 from aigc_utils.chat.providers import Message, Provider
 
 
@@ -17,7 +18,6 @@ class Transcript:
     api_key = ""
 
     def __init__(self) -> None:
-        from aigc_utils import data, models
         from aigc_utils.huggingface import from_huggingface
 
         try:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from aigc_utils import progress
 from aigc_utils.checks.reading import (
     CheckFailed,
     alike,
@@ -76,7 +77,7 @@ def exercise(
                 with _randomness_kept(), warnings.catch_warnings(action="ignore"):
                     praise = check(answer)
                 print(f"Right: {praise}")
-                return _record(lesson, name)
+                return progress.record(lesson, name)
             except CheckFailed as refusal:
                 failure = refusal
             except KeyboardInterrupt:
@@ -263,12 +264,6 @@ class Answer:
                 ) from None
             names = [n for n, p in signature.parameters.items() if p.kind < p.VAR_POSITIONAL]
         return [*names, *(f"number {i + 1}" for i in range(len(names), len(args)))][: len(args)]
-
-
-def _record(lesson: str, name: str) -> None:
-    from aigc_utils import progress  # here, so that reading an answer needs nothing of it
-
-    progress.record(lesson, name)
 
 
 def _message(error: BaseException) -> str:
