@@ -5,7 +5,6 @@ Lessons 04, 06 and 07 draw what `aigc_utils.history` keeps with this module.
 
 import contextlib
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, Self
 
 import matplotlib.pyplot as plt
@@ -74,12 +73,7 @@ class Live:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None and not session.is_interactive():
             self.figure()
             plt.show()

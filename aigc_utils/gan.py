@@ -13,8 +13,6 @@ Importing this module calls `session.prepare`: two threads, quiet logs, unless c
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aigc_utils import files, history, session
+from aigc_utils import gan_files, history, session
+from aigc_utils.gan_files import SavedModelError
+from aigc_utils.history import TrainingDiverged
 
 session.prepare()
 with session.quiet_stderr():
@@ -43,14 +43,6 @@ BETA_1 = 0.5
 
 Images = npt.NDArray[np.uint8]
 Latents = npt.NDArray[np.float32]
-
-
-class TrainingDiverged(ArithmeticError):
-    """A loss is no longer a number; the model is back where the last whole epoch left it."""
-
-
-class SavedModelError(RuntimeError):
-    """A saved GAN cannot be read."""
 
 
 # The two networks --------------------------------------------------------------------------------
@@ -169,27 +161,13 @@ class GAN(keras.Model):
         super().__init__(name="gan")
         demand_whole(d_steps=d_steps)
         demand_whole(0, n_classes=n_classes, seed=seed)
-        self.latent_dim: int = generator.input_shape[-1] - n_classes
-        if self.latent_dim < 1:
-            raise ValueError(
-                f"The generator takes {generator.input_shape[-1]} numbers, which leaves none for z "
-                f"beside {n_classes} classes: build it with the same n_classes."
-            )
         if not is_between(0, label_smoothing, 0.5):
             raise ValueError(
                 f"label_smoothing={label_smoothing} must lie in [0, 0.5): the target of real "
                 "pictures is 1 minus it, and a target above 1 has no smallest loss."
             )
-        if generator.output_shape != discriminator.input_shape:
-            raise ValueError(
-                f"The generator makes pictures of shape {generator.output_shape[1:]} and the "
-                f"discriminator takes {discriminator.input_shape[1:]}: build both for one shape."
-            )
-        if discriminator.output_shape != (None, 1 + n_classes):
-            raise ValueError(
-                f"The discriminator's output has the shape {discriminator.output_shape} and must "
-                f"have (None, {1 + n_classes}): one logit a picture, and one more for each class."
-            )
+        _check_networks(generator, discriminator, n_classes)
+        self.latent_dim: int = generator.input_shape[-1] - n_classes
         self.generator = generator
         self.discriminator = discriminator
         self.averaged = keras.models.clone_model(generator)
@@ -288,9 +266,9 @@ class GAN(keras.Model):
             )
         if isinstance(callbacks, keras.callbacks.Callback):
             raise ValueError("callbacks is a list, even for one: write callbacks=[…].")
-        file = None if checkpoint is None else _check_name(checkpoint)
+        file = None if checkpoint is None else gan_files.checked_name(checkpoint)
         if file is not None and self.epochs_done == 0 and file.exists():
-            _restore(self, *_read(file))
+            _restore(self, *gan_files.read(file))
         # A decay of an earlier run must not go on by itself; its callback sets them again.
         self.d_optimizer.learning_rate = self.settings["d_lr"]
         self.g_optimizer.learning_rate = self.settings["g_lr"]
@@ -298,7 +276,7 @@ class GAN(keras.Model):
         if per_call != self.steps_per_execution:
             self.steps_per_execution, self.train_function = per_call, None  # compile anew
         steps = len(pictures) // batch // per_call * per_call
-        keeper = _Keeper(self, file)
+        last_epoch = _LastEpoch(self, file)
         try:
             return super().fit(
                 batches(pictures, classes, batch, self.seed, self.epochs_done, steps),
@@ -306,18 +284,18 @@ class GAN(keras.Model):
                 epochs=epochs,
                 steps_per_epoch=steps,
                 shuffle=False,
-                callbacks=[*callbacks, keeper],
+                callbacks=[*callbacks, last_epoch],
                 verbose=verbose,
             )
         except KeyboardInterrupt:
-            keeper.undo()
+            last_epoch.undo()
             print(
                 f"Stopped in epoch {self.epochs_done + 1}; the model is back at the end of epoch "
                 f"{self.epochs_done}. Call fit again to go on."
             )
             return self.history
         except BaseException:
-            keeper.undo()
+            last_epoch.undo()
             raise
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, Any]:
@@ -416,17 +394,7 @@ class GAN(keras.Model):
         ``labels`` are the wanted classes (n,); without them the classes come in turn: 0, 1, 2, …
         Raises ValueError for latent vectors of another size, for NaN and for unfit labels.
         """
-        try:
-            latents = np.asarray(z, dtype=np.float32)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"Latent vectors hold numbers alone: {error}.") from error
-        if latents.ndim != 2 or latents.shape[1] != self.latent_dim or len(latents) == 0:
-            raise ValueError(
-                f"Latent vectors of this GAN have the shape (n, {self.latent_dim}), and these have "
-                f"{latents.shape}."
-            )
-        if not np.isfinite(latents).all():
-            raise ValueError("The latent vectors hold NaN or infinity: draw them anew.")
+        latents = _check_latents(z, self.latent_dim)
         if self.n_classes and labels is None:
             labels = np.arange(len(latents)) % self.n_classes
         inputs = self._with_classes(latents, _check_labels(labels, len(latents), self.n_classes))
@@ -442,16 +410,12 @@ class GAN(keras.Model):
     def save(self, path: str | Path, overwrite: bool = True) -> None:
         """Write everything to one .npz file: networks, optimisers, random states, record.
 
-        `load` it. Not Keras's own format: a .keras file brings back weights and both Adams, but not
-        the states of the ``SeedGenerator`` objects (noise, dropout), so a run that goes on would
-        draw the numbers of its beginning once more.
-
-        A reader sees the old file or the new one, never half of it. Raises ValueError for another
-        kind of name, FileExistsError for a file that exists when ``overwrite`` is False, and
-        RuntimeError before `compile`.
+        `load` it; `gan_files` says why it is not Keras's own format. A reader sees the old file or
+        the new one, never half of it. Raises ValueError for another kind of name, FileExistsError
+        for a file that exists when ``overwrite`` is False, and RuntimeError before `compile`.
         """
         self._demand_compiled("save")
-        path = _check_name(path)
+        path = gan_files.checked_name(path)
         if path.exists() and not overwrite:
             raise FileExistsError(f"There is a {path} already: take another name, or overwrite it.")
         config = {
@@ -461,7 +425,7 @@ class GAN(keras.Model):
             "compile": self.settings,
             "record": self.record.rows,
         }
-        _write(path, json.dumps(config), [variable.numpy() for variable in _state(self)])
+        gan_files.write(path, config, [variable.numpy() for variable in _state(self)])
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -518,7 +482,7 @@ def load(path: str | Path) -> GAN:
     Raises FileNotFoundError, and SavedModelError when the file is damaged or something else.
     """
     path = Path(path)
-    config, arrays = _read(path)
+    config, arrays = gan_files.read(path)
     try:
         model = GAN(
             keras.saving.deserialize_keras_object(config["generator"]),
@@ -527,7 +491,7 @@ def load(path: str | Path) -> GAN:
         )
         model.compile(**config["compile"])
     except Exception as error:  # Keras raises many kinds for a configuration that it did not write
-        raise _damaged(path, error) from error
+        raise gan_files.damaged(path, error) from error
     _restore(model, config, arrays)
     return model
 
@@ -555,56 +519,6 @@ def _restore(model: GAN, config: dict[str, Any], arrays: list[np.ndarray]) -> No
     model.record.rows[:] = config["record"]
 
 
-def _write(path: Path, config: str, arrays: list[np.ndarray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    entries: dict[str, Any] = {f"{i:03d}": array for i, array in enumerate(arrays)}
-    entries |= {"config": np.array(config), "sha256": np.array(_digest(config, arrays))}
-    with files.replacing(path) as part, part.open("wb") as file:
-        np.savez(file, **entries)
-
-
-def _read(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Return the configuration and the arrays of a saved GAN, as they were written."""
-    if not path.exists():
-        raise FileNotFoundError(f"There is no saved GAN at {path}: train one, or check the name.")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            text = str(file["config"])
-            sha256 = str(file["sha256"]) if "sha256" in file else None  # older files have none
-            arrays = [file[name] for name in sorted(set(file.files) - {"config", "sha256"})]
-        if sha256 not in (None, _digest(text, arrays)):
-            raise ValueError("its checksum is another")
-        if not all(np.isfinite(array).all() for array in arrays):
-            raise ValueError("it holds NaN or infinity")
-        return json.loads(text), arrays
-    except Exception as error:  # by where a wrong byte hits, it is one of a dozen kinds
-        raise _damaged(path, error) from error
-
-
-def _digest(config: str, arrays: list[np.ndarray]) -> str:
-    digest = hashlib.sha256(config.encode())
-    for array in arrays:
-        digest.update(f"{array.dtype.str} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _damaged(path: Path, error: Exception) -> SavedModelError:
-    return SavedModelError(
-        f"{path.name} is damaged or no saved GAN ({type(error).__name__}): delete it and train "
-        "again."
-    )
-
-
-def _check_name(path: str | Path) -> Path:
-    if Path(path).suffix != ".npz":
-        raise ValueError(
-            f"A GAN is saved in a file of its own kind, so let its name end in .npz, not "
-            f"{Path(path).name!r}; fit(…, checkpoint='gan.npz') saves every epoch."
-        )
-    return Path(path)
-
-
 # What goes in ------------------------------------------------------------------------------------
 
 
@@ -619,6 +533,41 @@ def demand_whole(least: int = 1, /, **values: Any) -> None:
 def is_between(low: float, value: Any, high: float) -> bool:
     """Return whether ``value`` is a number in [low, high); NaN is in no interval."""
     return isinstance(value, int | float | np.number) and bool(low <= value < high)
+
+
+def _check_networks(generator: keras.Model, discriminator: keras.Model, n_classes: int) -> None:
+    """Raise ValueError unless the two networks can play against each other."""
+    if generator.input_shape[-1] <= n_classes:
+        raise ValueError(
+            f"The generator takes {generator.input_shape[-1]} numbers, which leaves none for z "
+            f"beside {n_classes} classes: build it with the same n_classes."
+        )
+    if generator.output_shape != discriminator.input_shape:
+        raise ValueError(
+            f"The generator makes pictures of shape {generator.output_shape[1:]} and the "
+            f"discriminator takes {discriminator.input_shape[1:]}: build both for one shape."
+        )
+    if discriminator.output_shape != (None, 1 + n_classes):
+        raise ValueError(
+            f"The discriminator's output has the shape {discriminator.output_shape} and must "
+            f"have (None, {1 + n_classes}): one logit a picture, and one more for each class."
+        )
+
+
+def _check_latents(z: npt.ArrayLike, latent_dim: int) -> Latents:
+    """Return latent vectors as float32 (n, latent_dim)."""
+    try:
+        latents = np.asarray(z, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Latent vectors hold numbers alone: {error}.") from error
+    if latents.ndim != 2 or latents.shape[1] != latent_dim or len(latents) == 0:
+        raise ValueError(
+            f"Latent vectors of this GAN have the shape (n, {latent_dim}), and these have "
+            f"{latents.shape}."
+        )
+    if not np.isfinite(latents).all():
+        raise ValueError("The latent vectors hold NaN or infinity: draw them anew.")
+    return latents
 
 
 def _check_labels(labels: npt.ArrayLike | None, n: int, n_classes: int) -> npt.NDArray[np.int32]:
@@ -663,7 +612,7 @@ def _check_images(images: npt.ArrayLike, shape: tuple[int, int, int]) -> Images:
 # The callback that `fit` adds -------------------------------------------------------------------
 
 
-class _Keeper(keras.callbacks.Callback):
+class _LastEpoch(keras.callbacks.Callback):
     """Keeps the record and the last whole epoch; it must be the last callback of all."""
 
     def __init__(self, model: GAN, checkpoint: Path | None) -> None:

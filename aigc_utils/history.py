@@ -9,12 +9,15 @@ import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
 from aigc_utils import files
+
+
+class TrainingDiverged(ArithmeticError):
+    """A loss is no longer a number; what a run had kept before is still there."""
 
 
 @dataclass
@@ -80,12 +83,7 @@ class Run:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

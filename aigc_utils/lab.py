@@ -123,16 +123,16 @@ def train(
         model.init_weights(zero_branches=True)
         settings["parameters"] = sum(weight.numel() for weight in model.parameters())
         training.check_text("training", train_ids, model, shortest=knobs.context + 1)
-        run = history.History(settings)
+        record = history.History(settings)
         optimizers = training.make_optimizers(model, plan)
         batches = training.windows(len(train_ids), knobs.context, knobs.batch_size, seed)
         step, losses = 0, []
-        while len(run.rows) < PARTS:
+        while len(record.rows) < PARTS:
             factor = training.schedule(min(clock.now(step), clock.end - 1), plan)
             x, y = training.cut(train_ids, next(batches), knobs.context)
             losses.append(training.step(model, optimizers, x, y, factor=factor, clip=plan.clip))
             step += 1
-            if clock.now(step) < clock.end * (len(run.rows) + 1) // PARTS:
+            if clock.now(step) < clock.end * (len(record.rows) + 1) // PARTS:
                 continue
             with clock.stopped():
                 val_loss = training.evaluate(model, val_ids[: VALIDATION_TOKENS + 1])
@@ -150,10 +150,10 @@ def train(
                 "val_loss": val_loss,
                 "seconds": clock.elapsed,
             }
-            run.rows.append(row)
+            record.rows.append(row)
             if watch is not None:
-                watch(run)
-    return model.eval(), run
+                watch(record)
+    return model.eval(), record
 
 
 class Clock:
@@ -216,11 +216,11 @@ def records(name: str) -> list[history.History]:
     return [unpack(row) for row in file.rows]
 
 
-def pack(run: history.History, **notes: Any) -> dict[str, Any]:
+def pack(record: history.History, **notes: Any) -> dict[str, Any]:
     """One row for a record: the settings, and each metric as a list; losses to four digits."""
-    names = run.rows[0]
-    columns = {name: [round(row[name], 4) for row in run.rows] for name in names}
-    return {**run.settings, **notes, "columns": columns}
+    names = record.rows[0]
+    columns = {name: [round(row[name], 4) for row in record.rows] for name in names}
+    return {**record.settings, **notes, "columns": columns}
 
 
 def unpack(row: Mapping[str, Any]) -> history.History:
@@ -241,12 +241,12 @@ def rerun(record: history.History) -> history.History:
 def select(runs: Sequence[history.History], **knobs: Any) -> list[history.History]:
     """The runs whose knobs have these values and, for every knob not named, the default."""
     wanted = asdict(replace(Knobs(), **knobs))
-    return [run for run in runs if run.settings["knobs"] == wanted]
+    return [record for record in runs if record.settings["knobs"] == wanted]
 
 
 def last(runs: Sequence[history.History], metric: str = "val_loss") -> np.ndarray:
     """Final value of a metric of each run, shape (n,)."""
-    return np.array([run.column(metric)[-1] for run in runs])
+    return np.array([record.column(metric)[-1] for record in runs])
 
 
 def permutation_test(a: ArrayLike, b: ArrayLike) -> float:
@@ -276,15 +276,15 @@ def permutation_test(a: ArrayLike, b: ArrayLike) -> float:
 
 def draw(ax: Axes, runs: Mapping[str, history.History]) -> None:
     """Draw the validation loss of every run over the tokens that it read; the last one is bold."""
-    for i, (label, run) in enumerate(runs.items()):
+    for i, (label, record) in enumerate(runs.items()):
         newest = i == len(runs) - 1
         ax.plot(
-            *run.points("tokens", "val_loss"),
+            *record.points("tokens", "val_loss"),
             "o-",
             ms=4 if newest else 2,
             lw=2.4 if newest else 1.2,
             alpha=1.0 if newest else 0.6,
-            label=f"{label}: {run.column('val_loss')[-1]:.2f}",
+            label=f"{label}: {record.column('val_loss')[-1]:.2f}",
         )
     ax.set(xlabel="tokens read", ylabel="validation loss (nats per token)")
     if runs:

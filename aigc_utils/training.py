@@ -39,6 +39,7 @@ from tqdm.auto import tqdm
 
 from aigc_utils import files, history
 from aigc_utils.gpt import GPT, LLAMA, check_ids
+from aigc_utils.history import TrainingDiverged
 
 MUON_LR = 0.02
 LOGITS = 2**22  # that `evaluate` computes at once, 16 MB of float32
@@ -93,13 +94,6 @@ SMALL_GPT: dict[str, Any] = {
     **LLAMA,
 }
 SMALL_RUN = TrainConfig(steps=400, batch_size=16)
-
-
-class TrainingDiverged(ArithmeticError):
-    """The loss is no longer a number; a checkpoint that was written before is kept.
-
-    `gan.TrainingDiverged` says the same of a GAN: neither module loads the other's framework.
-    """
 
 
 class CheckpointError(RuntimeError):
@@ -477,15 +471,15 @@ class _Run:
         self._save(evaluate(self.model, self.val_ids, bf16=self.progress.bf16))
 
     def _diverged(self, name: str, value: float) -> TrainingDiverged:
-        step = self.progress.step
-        if step == 0:
+        done = self.progress.step
+        if done == 0:
             return TrainingDiverged(
                 f"The {name} loss is {value} before the first step: the model's weights hold "
                 "numbers that are too large or none at all, so build the model again."
             )
         knob = "blocks_lr or lr" if self.config.optimizer == "muon" else "lr"
         return TrainingDiverged(
-            f"The {name} loss became {value} at step {step}: lower {knob} or lengthen warmup, and "
+            f"The {name} loss became {value} at step {done}: lower {knob} or lengthen warmup, and "
             f"start in a new folder; the last good checkpoint is kept in {self.folder.name}."
         )
 

@@ -98,8 +98,8 @@ def pictures(deb: Path) -> dict[str, np.ndarray]:
     arrays = {}
     for part, name in (("train", "train"), ("t10k", "test")):
         stem = f"usr/share/datasets/fashion-mnist/{part}"
-        files = [f"{stem}-images-idx3-ubyte.gz", f"{stem}-labels-idx1-ubyte.gz"]
-        images, labels = (read_idx(packed) for packed in unpack(deb, files))
+        members = [f"{stem}-images-idx3-ubyte.gz", f"{stem}-labels-idx1-ubyte.gz"]
+        images, labels = (read_idx(raw) for raw in unpack(deb, members))
         keep = first_of_each_class(labels, PER_CLASS[part])
         arrays |= {f"{name}_images": images[keep], f"{name}_labels": labels[keep]}
     return arrays

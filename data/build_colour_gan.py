@@ -28,7 +28,7 @@ SEED = 9
 BATCH, EPOCHS = 16, 3
 G_RATE, D_RATE = 5e-4, 2.5e-4  # D is ahead anyway
 LOG_EVERY = 10  # calls of the compiled graph, of eight steps each
-LOOKED_AT = (104, 312, 624, 1248, 2496, 3744)  # steps, whole calls
+SNAPSHOT_AT = (104, 312, 624, 1248, 2496, 3744)  # steps, whole calls
 MEANS = ("d_loss", "g_loss", "d_real", "d_fake")
 N_SCORED, N_SHOWN, N_SAMPLE = 1000, 8, 24
 
@@ -52,15 +52,15 @@ class Judge:
         }
 
 
-class Looks(keras.callbacks.Callback):
-    """Keeps pictures of a fixed z, and scores, before training and after the steps LOOKED_AT."""
+class Snapshots(keras.callbacks.Callback):
+    """Keeps pictures of a fixed z, and scores, before training and after the steps SNAPSHOT_AT."""
 
     def __init__(self, judge: Judge, run: history.Run) -> None:
         super().__init__()
         self.judge, self.run = judge, run
         self.frames: dict[str, np.ndarray] = {}
 
-    def look(self, step: int) -> None:
+    def take(self, step: int) -> None:
         """Keep what the averaged generator makes now."""
         self.frames[f"step_{step:04d}"] = self.model.generate(N_SHOWN, seed=0)
         row = {"step": step, **self.judge(self.model.generate(N_SCORED, seed=1))}
@@ -68,14 +68,14 @@ class Looks(keras.callbacks.Callback):
         print(row, flush=True)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Look at the untrained generator."""
-        self.look(0)
+        """Take one of the untrained generator."""
+        self.take(0)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Look when it is time."""
+        """Take one when it is time."""
         step = self.model.epochs_done * self.params["steps"] + batch + 1
-        if step in LOOKED_AT:
-            self.look(step)
+        if step in SNAPSHOT_AT:
+            self.take(step)
 
 
 def main() -> None:
@@ -94,8 +94,8 @@ def main() -> None:
         with history.Run(log, **settings) as run:
             real = judge(colour.dye(images[:N_SCORED], labels[:N_SCORED]))
             run.log(**{f"real_{name}": value for name, value in real.items()})
-            looks = Looks(judge, run)
-            callbacks = [curves, looks, gan_callbacks.LinearDecay()]
+            snapshots = Snapshots(judge, run)
+            callbacks = [curves, snapshots, gan_callbacks.LinearDecay()]
             pictures = colour.dye(images, labels)
             model.fit(pictures, epochs=EPOCHS, batch_size=BATCH, callbacks=callbacks)
             rows = curves.history.rows
@@ -105,7 +105,7 @@ def main() -> None:
                 rounded = {name: round(float(mean), 4) for name, mean in means.items()}
                 run.log(step=few[-1]["step"], **rounded)
         chosen.out.mkdir(parents=True, exist_ok=True)
-        frames = looks.frames | {"sample": model.generate(N_SAMPLE, seed=2)}
+        frames = snapshots.frames | {"sample": model.generate(N_SAMPLE, seed=2)}
         write(chosen.out, "runs/colour_gan.jsonl", log.read_bytes())
         write(chosen.out, "runs/colour_gan_frames.npz", pack_arrays(frames))
 

@@ -28,17 +28,17 @@ from aigc_utils.chat.text import CUT
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[faults.Server]:
+def server() -> Iterator[faults.FaultyServer]:
     with faults.serve() as running:
         yield running
 
 
 @pytest.fixture
-def bot(server: faults.Server) -> Chat:
+def bot(server: faults.FaultyServer) -> Chat:
     return make(server)
 
 
-def make(server: faults.Server, fault: str = "echo", **settings: object) -> Chat:
+def make(server: faults.FaultyServer, fault: str = "echo", **settings: object) -> Chat:
     place = Provider(server.base_url, fault)
     defaults: dict = {"timeout": 5, "max_retries": 0, "notify": lambda sentence: None}
     return Chat(place, **(defaults | settings))
@@ -48,7 +48,7 @@ def contents(bot: Chat) -> list[str]:
     return [message["content"] for message in bot.messages]
 
 
-def test_the_whole_conversation_is_sent_every_time(server: faults.Server, bot: Chat) -> None:
+def test_the_whole_conversation_is_sent_every_time(server: faults.FaultyServer, bot: Chat) -> None:
     bot.system = "Be brief."
     assert bot.ask("one") == "one"
     assert bot.ask("two") == "two"
@@ -61,7 +61,7 @@ def test_the_whole_conversation_is_sent_every_time(server: faults.Server, bot: C
     assert contents(bot) == ["Be brief.", "one", "one", "two", "two"]
 
 
-def test_what_a_request_says(server: faults.Server) -> None:
+def test_what_a_request_says(server: faults.FaultyServer) -> None:
     make(server, temperature=0.7, max_tokens=9).ask("hello")
     sent = server.last
     assert (sent["temperature"], sent["max_completion_tokens"]) == (0.7, 9)
@@ -71,7 +71,9 @@ def test_what_a_request_says(server: faults.Server) -> None:
     assert "temperature" not in server.last
 
 
-def test_stream_yields_pieces_and_nothing_happens_before(server: faults.Server, bot: Chat) -> None:
+def test_stream_yields_pieces_and_nothing_happens_before(
+    server: faults.FaultyServer, bot: Chat
+) -> None:
     served = server.served
     stream = bot.stream("one two three")
     assert server.served == served
@@ -149,7 +151,7 @@ def test_a_byte_is_never_less_than_a_token(bot: Chat) -> None:
     assert bot.count([message]) == 6 + 1 + 6 + 2 * conversation.TOKENS_PER_MESSAGE
 
 
-def test_the_budget_is_enforced_before_the_call(server: faults.Server) -> None:
+def test_the_budget_is_enforced_before_the_call(server: faults.FaultyServer) -> None:
     bot = make(server, budget=200, max_tokens=50)
     bot.ask("one")
     served, before = server.served, contents(bot)
@@ -160,7 +162,7 @@ def test_the_budget_is_enforced_before_the_call(server: faults.Server) -> None:
     assert bot.ask("two") == "two"
 
 
-def test_a_budget_in_money_needs_prices_with_source_and_date(server: faults.Server) -> None:
+def test_a_budget_in_money_needs_prices_with_source_and_date(server: faults.FaultyServer) -> None:
     with pytest.raises(ValueError, match="its source and the date"):
         chat.Prices(1, 2, "EUR", source="", date="2026-11-22")
     with pytest.raises(ValueError, match="0 or more"):
@@ -174,7 +176,7 @@ def test_a_budget_in_money_needs_prices_with_source_and_date(server: faults.Serv
         bot.ask("three")
 
 
-def test_a_full_context_drops_the_oldest_turns_and_says_so(server: faults.Server) -> None:
+def test_a_full_context_drops_the_oldest_turns_and_says_so(server: faults.FaultyServer) -> None:
     said: list[str] = []
     bot = make(server, system="Be brief.", context=200, max_tokens=50, notify=said.append)
     for number in range(8):
@@ -187,7 +189,7 @@ def test_a_full_context_drops_the_oldest_turns_and_says_so(server: faults.Server
     assert bot.count(server.last["messages"]) + 50 <= 200
 
 
-def test_trimming_is_undone_when_the_call_fails(server: faults.Server) -> None:
+def test_trimming_is_undone_when_the_call_fails(server: faults.FaultyServer) -> None:
     bot = make(server, context=200, max_tokens=50)
     for number in range(3):
         bot.ask(f"number {number}")
@@ -198,7 +200,7 @@ def test_trimming_is_undone_when_the_call_fails(server: faults.Server) -> None:
     assert contents(bot) == before
 
 
-def test_a_message_longer_than_the_context_is_refused(server: faults.Server) -> None:
+def test_a_message_longer_than_the_context_is_refused(server: faults.FaultyServer) -> None:
     bot = make(server, context=200, max_tokens=50)
     bot.ask("one")
     with pytest.raises(ChatError, match="has 216 tokens and there is room for 150"):
@@ -207,7 +209,7 @@ def test_a_message_longer_than_the_context_is_refused(server: faults.Server) -> 
 
 
 def test_a_long_conversation_is_trimmed_in_few_counts(
-    server: faults.Server, monkeypatch: pytest.MonkeyPatch
+    server: faults.FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     bot = make(server, system="Be brief.", context=1_000, max_tokens=50, notify=said.append)
@@ -237,7 +239,7 @@ def test_a_long_conversation_is_trimmed_in_few_counts(
     assert real(bot, sent) + 50 <= 1_000 < real(bot, [*turns[-len(sent) // 2], *sent]) + 50
 
 
-def test_settings_that_cannot_be(server: faults.Server) -> None:
+def test_settings_that_cannot_be(server: faults.FaultyServer) -> None:
     with pytest.raises(ValueError, match="temperature"):
         make(server, temperature=3)
     with pytest.raises(ValueError, match="budget"):
@@ -268,13 +270,13 @@ def test_the_servers_reason_is_passed_on() -> None:
         assert failures.quote(error) == "Pinned to another model"
 
 
-def test_an_answer_at_its_limit_is_said(server: faults.Server) -> None:
+def test_an_answer_at_its_limit_is_said(server: faults.FaultyServer) -> None:
     said: list[str] = []
     assert make(server, "length", notify=said.append).ask("one two") == "one two"
     assert said == ["(The answer stopped at max_tokens=256.)"]
 
 
-def test_save_and_load_go_on(server: faults.Server, tmp_path: Path) -> None:
+def test_save_and_load_go_on(server: faults.FaultyServer, tmp_path: Path) -> None:
     bot = make(server, system="Be brief.")
     bot.ask("naïve 你好 😀")
     path = tmp_path / "talk.json"
@@ -373,7 +375,7 @@ def test_openai_needs_to_be_chosen_and_its_key_to_be_set(monkeypatch: pytest.Mon
 
 
 def test_the_openai_key_goes_to_no_one_else(
-    server: faults.Server, monkeypatch: pytest.MonkeyPatch
+    server: faults.FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.setenv(name, "not-a-real-key-123")
@@ -411,7 +413,7 @@ def test_a_provider_that_cannot_be(
 
 
 def test_a_proxy_is_not_asked_for_this_machine(
-    server: faults.Server, monkeypatch: pytest.MonkeyPatch
+    server: faults.FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -431,7 +433,7 @@ def test_the_local_model_is_asked_once_and_others_again(monkeypatch: pytest.Monk
 
 
 def test_the_local_server_is_started_again_when_it_was_stopped(
-    server: faults.Server, monkeypatch: pytest.MonkeyPatch
+    server: faults.FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chat.Chat, "count", lambda self, messages: 1)
     monkeypatch.setattr(conversation, "_local_marks", tuple)
@@ -457,7 +459,7 @@ def test_a_local_model_that_is_missing_is_a_chat_error(monkeypatch: pytest.Monke
 
 
 def test_a_local_server_that_cannot_start_again_is_a_chat_error(
-    server: faults.Server, monkeypatch: pytest.MonkeyPatch
+    server: faults.FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(providers, "local", lambda: Provider(server.base_url, "echo"))
     bot = Chat()
@@ -475,7 +477,7 @@ def test_jupyter_shows_only_the_sentence() -> None:
 
 
 @pytest.mark.slow
-def test_200_turns_take_no_more_memory_than_50(server: faults.Server) -> None:
+def test_200_turns_take_no_more_memory_than_50(server: faults.FaultyServer) -> None:
     """A soak: the context is capped, so neither the conversation nor the process grows."""
     words = random.Random(1)
     bot = make(server, system="Be brief.", context=600, max_tokens=64)

@@ -77,7 +77,7 @@ ANSWERS = {"echo", "length", "429-once", "500-once", "leak-answer"}
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[faults.Server]:
+def server() -> Iterator[faults.FaultyServer]:
     with faults.serve() as running:
         yield running
 
@@ -87,7 +87,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEY", KEY)
 
 
-def make(server: faults.Server, fault: str = "echo", **settings: object) -> Chat:
+def make(server: faults.FaultyServer, fault: str = "echo", **settings: object) -> Chat:
     place = Provider(server.base_url, fault, "TEST_KEY")
     defaults: dict = {"timeout": 0.4, "max_retries": 0, "notify": lambda sentence: None}
     return Chat(place, **(defaults | settings))
@@ -99,7 +99,7 @@ def test_the_table_is_complete() -> None:
 
 @pytest.mark.parametrize("fault", TABLE)
 def test_each_failure_is_one_sentence_and_keeps_the_conversation(
-    server: faults.Server, fault: str
+    server: faults.FaultyServer, fault: str
 ) -> None:
     bot = make(server, system="Be brief.")
     bot.ask("before")
@@ -126,7 +126,7 @@ def test_nobody_at_the_address() -> None:
         far.ask("hello")
 
 
-def test_a_key_that_is_wanted_and_not_named(server: faults.Server) -> None:
+def test_a_key_that_is_wanted_and_not_named(server: faults.FaultyServer) -> None:
     bot = Chat(Provider(server.base_url, "401"), max_retries=0)
     with pytest.raises(ChatError, match=r"wants a key \(401\): name its environment variable"):
         bot.ask("hello")
@@ -141,14 +141,14 @@ def test_the_sdk_tries_again(fault: str) -> None:
         assert bot.usage.calls == 1
 
 
-def test_a_long_wait_is_said_and_not_sat_out(server: faults.Server) -> None:
+def test_a_long_wait_is_said_and_not_sat_out(server: faults.FaultyServer) -> None:
     served = server.served
     with pytest.raises(ChatError, match="ask again in 60 s"):
         make(server, "429-wait", max_retries=2).ask("hello")
     assert server.served == served + 1
 
 
-def test_many_at_once_do_not_sit_it_out_either(server: faults.Server) -> None:
+def test_many_at_once_do_not_sit_it_out_either(server: faults.FaultyServer) -> None:
     async def ask() -> None:
         place = Provider(server.base_url, "429-wait", "TEST_KEY")
         many, model = chat.connect_async(place, timeout=5, max_retries=2)
@@ -177,14 +177,14 @@ def test_waits_are_read_as_the_sdk_reads_them(headers: dict, seconds: float | No
 
 
 @pytest.mark.parametrize("fault", ["cut", "utf8", "slow", "leak", "refusal"])
-def test_a_failure_does_not_drag_the_request_along(server: faults.Server, fault: str) -> None:
+def test_a_failure_does_not_drag_the_request_along(server: faults.FaultyServer, fault: str) -> None:
     with pytest.raises(ChatError) as caught:
         make(server, fault).ask("one two three four")
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
 
 
-def test_a_call_that_may_have_been_billed_is_counted(server: faults.Server) -> None:
+def test_a_call_that_may_have_been_billed_is_counted(server: faults.FaultyServer) -> None:
     for fault, calls in {"401": 0, "500": 0, "slow": 1, "cut": 1, "json": 1, "filter": 1}.items():
         bot = make(server, fault)
         with pytest.raises(ChatError):
@@ -310,7 +310,7 @@ def test_a_wrong_port_where_something_else_answers() -> None:
         assert f"has no chat at {odd.base_url} or no model 'a' ({status}): " in str(caught.value)
 
 
-def test_an_unknown_model_is_told_what_there_is(server: faults.Server) -> None:
+def test_an_unknown_model_is_told_what_there_is(server: faults.FaultyServer) -> None:
     bot = make(server, "ecko")
     with pytest.raises(
         ChatError, match=r"has no model 'ecko' \(404\): choose one that it lists: ec"
@@ -333,7 +333,7 @@ def test_an_unknown_model_is_told_what_there_is(server: faults.Server) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_not_followed(server: faults.Server, status: int) -> None:
+def test_a_redirect_is_not_followed(server: faults.FaultyServer, status: int) -> None:
     served = server.served
     there = {"Location": f"{server.base_url}/chat/completions"}
     with odd_server.answering(lambda *_: odd_server.say(b"", status, **there)) as odd:
@@ -357,7 +357,7 @@ def everything(error: BaseException | None) -> str:
 
 @pytest.mark.parametrize("fault", sorted(faults.FAULTS))
 def test_a_key_reaches_no_output(
-    server: faults.Server,
+    server: faults.FaultyServer,
     fault: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -416,7 +416,7 @@ def test_text_passes_a_redactor_as_it_comes() -> None:
     assert redactor.finish() == ""
 
 
-def test_what_leaves_is_clean_whoever_wrote_it(server: faults.Server, tmp_path: Path) -> None:
+def test_what_leaves_is_clean_whoever_wrote_it(server: faults.FaultyServer, tmp_path: Path) -> None:
     """``messages`` is the learner's to change; a key in it is neither sent nor saved."""
     bot = make(server)
     turn = [{"role": "user", "content": f"{KEY}\x1b[2J"}, {"role": "assistant", "content": KEY}]
@@ -537,14 +537,14 @@ async def _ask_async(address: str) -> None:
 
 
 def test_the_openai_key_is_hidden_from_every_provider(
-    server: faults.Server, monkeypatch: pytest.MonkeyPatch
+    server: faults.FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "another-key-0987654321")
     assert make(server).ask("Use another-key-0987654321 !") == "Use [key] !"
 
 
 def test_a_key_with_a_line_break_is_mended_and_one_inside_refused(
-    server: faults.Server, monkeypatch: pytest.MonkeyPatch
+    server: faults.FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEST_KEY", KEY + "\n")  # what a copy from a file brings along
     assert make(server).ask("hello") == "hello"
@@ -624,7 +624,7 @@ def marks(tokenizer: Tokenizer) -> list[str]:
 
 
 @pytest.fixture
-def local(server: faults.Server, monkeypatch: pytest.MonkeyPatch) -> Provider:
+def local(server: faults.FaultyServer, monkeypatch: pytest.MonkeyPatch) -> Provider:
     """What "local" means: the server of these tests, with the context of the local one."""
     place = Provider(server.base_url, "echo", context=120_000)
     monkeypatch.setattr(providers, "local", lambda: place)
@@ -632,7 +632,7 @@ def local(server: faults.Server, monkeypatch: pytest.MonkeyPatch) -> Provider:
 
 
 @pytest.mark.slow
-def test_a_thousand_hostile_messages(server: faults.Server, local: Provider) -> None:
+def test_a_thousand_hostile_messages(server: faults.FaultyServer, local: Provider) -> None:
     """No crash, no special token out of a message, and each count is the template's own."""
     tokenizer = conversation._local_tokenizer()
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
@@ -735,7 +735,9 @@ def test_neutralising_keeps_ordinary_text(marks: list[str]) -> None:
     assert chat.neutralise("<|im_end|>", []) == "<|im_end|>"
 
 
-def test_other_providers_get_the_text_as_it_is(server: faults.Server, marks: list[str]) -> None:
+def test_other_providers_get_the_text_as_it_is(
+    server: faults.FaultyServer, marks: list[str]
+) -> None:
     bot = make(server)
     text = "<user_name> <s> [INST] " + " ".join(marks)
     assert bot.ask(text) == text
@@ -743,7 +745,7 @@ def test_other_providers_get_the_text_as_it_is(server: faults.Server, marks: lis
 
 
 def test_a_loaded_conversation_is_neutralised_too(
-    server: faults.Server, local: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: faults.FaultyServer, local: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = "<|im_end|>"
     monkeypatch.setattr(conversation, "_local_marks", lambda: (token,))
@@ -816,7 +818,7 @@ def test_retry_after_that_is_no_number(wait: str) -> None:
         assert len(odd.requests) == 1
 
 
-def test_the_async_client_reaches_the_same_places(server: faults.Server) -> None:
+def test_the_async_client_reaches_the_same_places(server: faults.FaultyServer) -> None:
     import asyncio
 
     async def ask() -> list[str | None]:
@@ -828,7 +830,7 @@ def test_the_async_client_reaches_the_same_places(server: faults.Server) -> None
     assert asyncio.run(ask()) == ["hello"] * 4
 
 
-def test_every_fault_is_played_without_streaming_too(server: faults.Server) -> None:
+def test_every_fault_is_played_without_streaming_too(server: faults.FaultyServer) -> None:
     """Lesson 13 shows them through the bare SDK."""
     client, _ = chat.connect(Provider(server.base_url, "echo"), timeout=0.4, max_retries=0)
     message = {"role": "user", "content": "one two three four"}

@@ -18,7 +18,7 @@ from aigc_utils.chat.text import CUT
 
 
 @pytest.fixture
-def server() -> Iterator[faults.Server]:
+def server() -> Iterator[faults.FaultyServer]:
     with faults.serve() as running:
         yield running
 
@@ -64,11 +64,11 @@ class Terminal:
         assert self.child.exitstatus == 0
 
 
-def at(server: faults.Server, model: str = "echo") -> list[str]:
+def at(server: faults.FaultyServer, model: str = "echo") -> list[str]:
     return ["--base-url", server.base_url, "--model", model]
 
 
-def messages(server: faults.Server) -> list[str]:
+def messages(server: faults.FaultyServer) -> list[str]:
     return [message["content"] for message in server.last["messages"]]
 
 
@@ -88,7 +88,7 @@ def test_a_talk_with_the_local_model(tmp_path: Path) -> None:
     assert "Paris" in text and text.count(CUT) == 1
 
 
-def test_commands_failures_and_ctrl_d(server: faults.Server, tmp_path: Path) -> None:
+def test_commands_failures_and_ctrl_d(server: faults.FaultyServer, tmp_path: Path) -> None:
     """One program, started once: its start takes longer than all that is said to it."""
     terminal = Terminal(tmp_path, *at(server))
     terminal.expect("You talk to echo.", "/help lists the commands.")
@@ -144,13 +144,13 @@ def test_commands_failures_and_ctrl_d(server: faults.Server, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("word", ["quit", "/exit"])
-def test_words_that_end_it(server: faults.Server, tmp_path: Path, word: str) -> None:
+def test_words_that_end_it(server: faults.FaultyServer, tmp_path: Path, word: str) -> None:
     Terminal(tmp_path, *at(server)).end(word)
     assert server.served == 0
 
 
 def test_failures_are_sentences_and_ctrl_c_keeps_the_part(
-    server: faults.Server, tmp_path: Path
+    server: faults.FaultyServer, tmp_path: Path
 ) -> None:
     terminal = Terminal(tmp_path, *at(server, "stall"), "--timeout", "30")
     terminal.say("one two three four", "Model: one two")
@@ -178,7 +178,7 @@ def pipe(text: bytes, *arguments: str) -> tuple[int, str, str]:
     return ran.returncode, ran.stdout.decode(), ran.stderr.decode()
 
 
-def test_what_is_piped_is_one_message(server: faults.Server, tmp_path: Path) -> None:
+def test_what_is_piped_is_one_message(server: faults.FaultyServer, tmp_path: Path) -> None:
     text = "Summarize this:\n\n  /save x\nexit"
     arguments = ("--max-tokens", "50", "--temperature", "none", "--system", "Be brief.")
     assert pipe(f"{text}\n".encode(), *at(server), *arguments) == (0, f"{text}\n", "")
@@ -188,7 +188,7 @@ def test_what_is_piped_is_one_message(server: faults.Server, tmp_path: Path) -> 
 
 
 def test_a_failed_pipe_says_so(
-    server: faults.Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: faults.FaultyServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = pipe(b"one two three four", *at(server, "cut"))
     assert (code, out) == (1, f"one two{CUT}\n")
@@ -209,7 +209,7 @@ def test_a_failed_pipe_says_so(
     )
 
 
-def test_who_reads_may_go(server: faults.Server) -> None:
+def test_who_reads_may_go(server: faults.FaultyServer) -> None:
     program = f"{sys.executable} -m aigc_utils.chat --max-tokens 9999 {' '.join(at(server))}"
     ran = subprocess.run(
         f"{program} | head -c 1", shell=True, input=b"word " * 4_000, capture_output=True
@@ -256,11 +256,11 @@ def test_options_that_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
     assert "max_tokens is between 1 and" in err and "timeout is a number of seconds" in err
 
 
-def test_input_that_is_no_utf8(server: faults.Server) -> None:
+def test_input_that_is_no_utf8(server: faults.FaultyServer) -> None:
     assert pipe(b"\xff\xfe hello\n", *at(server)) == (0, "\ufffd\ufffd hello\n", "")
 
 
-def test_the_scripted_twin(server: faults.Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_scripted_twin(server: faults.FaultyServer, capsys: pytest.CaptureFixture[str]) -> None:
     place = chat.Provider(server.base_url, "echo")
     bot = chat.Chat(place, system="Be brief.", max_retries=0)
     assert chat.panel(bot, script=["one", "<b>two</b>"]) is None
@@ -279,7 +279,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
-def test_the_panel_sets_only_what_is_moved(server: faults.Server) -> None:
+def test_the_panel_sets_only_what_is_moved(server: faults.FaultyServer) -> None:
     """Pressed from here; a browser presses it in test_chat_browser."""
     bot = chat.Chat(chat.Provider(server.base_url, "echo"), temperature=None, max_retries=0)
     panel = talk._Panel(bot)
@@ -313,7 +313,7 @@ def test_the_panel_sets_only_what_is_moved(server: faults.Server) -> None:
     assert panel.send.disabled and not panel.stop.disabled
 
 
-def test_the_panel_stops(server: faults.Server) -> None:
+def test_the_panel_stops(server: faults.FaultyServer) -> None:
     bot = chat.Chat(chat.Provider(server.base_url, "echo"), max_tokens=5_000, max_retries=0)
     panel = talk._Panel(bot)
     panel.question.value = "word " * 5_000

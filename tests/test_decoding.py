@@ -152,8 +152,8 @@ def test_an_arrow_at_the_very_beginning_misses_what_is_cut(monkeypatch):
 
 def test_the_first_and_the_last_token_can_be_drawn():
     probs = torch.tensor([[1.0, 0, 0], [0, 0, 1.0], [0, 1.0, 0]])
-    dice = torch.Generator().manual_seed(0)
-    assert all(decoding.draw(probs, dice).tolist() == [0, 2, 1] for _ in range(50))
+    rng = torch.Generator().manual_seed(0)
+    assert all(decoding.draw(probs, rng).tolist() == [0, 2, 1] for _ in range(50))
 
 
 # Generation

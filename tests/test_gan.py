@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from aigc_utils import convolution, gan, gan_callbacks, session
+from aigc_utils import convolution, gan, gan_callbacks, gan_files, session
 
 with session.quiet_stderr():
     import keras
@@ -384,15 +384,15 @@ def test_an_error_in_a_callback_undoes_the_unfinished_epoch(fresh, error):
 
 
 def test_ctrl_c_between_a_row_and_its_weights_takes_the_row_back(fresh, monkeypatch):
-    model, remember, calls = fresh(), gan._Keeper._remember, []
+    model, remember, calls = fresh(), gan._LastEpoch._remember, []
 
-    def interrupted(keeper):
+    def interrupted(last_epoch):
         calls.append(len(model.record.rows))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        remember(keeper)
+        remember(last_epoch)
 
-    monkeypatch.setattr(gan._Keeper, "_remember", interrupted)
+    monkeypatch.setattr(gan._LastEpoch, "_remember", interrupted)
     model.fit(COLOURS, epochs=2, batch_size=8)
     assert calls == [0, 1] and model.record.rows == []
     assert int(model.g_optimizer.iterations) == 0
@@ -458,7 +458,7 @@ def test_keras_names_are_refused_because_keras_could_not_load_them(fresh, tmp_pa
 
 
 def content(file) -> tuple[str, list[bytes]]:
-    config, arrays = gan._read(file)
+    config, arrays = gan_files.read(file)
     return json.dumps(config), [array.tobytes() for array in arrays]
 
 
@@ -499,7 +499,7 @@ def test_contents_that_were_changed_are_refused(fresh, tmp_path):
         with pytest.raises(gan.SavedModelError, match="damaged"):
             gan.load(written(**changes))
     del arrays["sha256"]  # as files were before
-    assert np.array_equal(gan._read(written(**{"000": moved}))[1][0], moved)
+    assert np.array_equal(gan_files.read(written(**{"000": moved}))[1][0], moved)
     for bad in (np.nan, np.inf):
         with pytest.raises(gan.SavedModelError, match="damaged"):
             gan.load(written(**{"000": np.full_like(moved, bad)}))
@@ -533,7 +533,7 @@ def test_files_of_other_kinds_are_refused(fresh, tmp_path):
     ],
 )
 def test_a_foreign_configuration_is_refused_in_a_sentence(tmp_path, config):
-    gan._write(tmp_path / "gan.npz", json.dumps(config), [np.zeros(3)])
+    gan_files.write(tmp_path / "gan.npz", config, [np.zeros(3)])
     with pytest.raises(gan.SavedModelError, match="damaged or no saved GAN"):
         gan.load(tmp_path / "gan.npz")
 

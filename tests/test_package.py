@@ -21,7 +21,7 @@ SOURCES = {
 FLOORS = {
     "ground": ("__init__ files session data history plots curves progress", ""),
     "text": ("attention tokenizer ngram gpt huggingface decoding training", "ground"),
-    "pictures": ("convolution features scores colour gan gan_callbacks", "ground"),
+    "pictures": ("convolution features scores colour gan gan_callbacks gan_files", "ground"),
     "models": ("models smollm2", "ground text"),
     "chat": ("chat.*", "ground text models"),
     "lab": ("lab study", "ground text"),

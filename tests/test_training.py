@@ -398,11 +398,11 @@ def flip_a_bit(path: Path, byte: int, bit: int) -> None:
 
 def test_every_flipped_bit_is_named(broken):
     path = broken / "last.safetensors"
-    good, dice = path.read_bytes(), random.Random(1)
+    good, rng = path.read_bytes(), random.Random(1)
     head = 8 + int.from_bytes(good[:8], "little")
-    places = [dice.randrange(head) for _ in range(30)] + [head, len(good) - 1]
-    for byte in places + [dice.randrange(head, len(good)) for _ in range(30)]:
-        flip_a_bit(path, byte, dice.randrange(8))
+    places = [rng.randrange(head) for _ in range(30)] + [head, len(good) - 1]
+    for byte in places + [rng.randrange(head, len(good)) for _ in range(30)]:
+        flip_a_bit(path, byte, rng.randrange(8))
         with pytest.raises(CheckpointError, match=r"broken/last\.safetensors is damaged"):
             go_on(broken)
         path.write_bytes(good)

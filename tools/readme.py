@@ -66,10 +66,10 @@ def expected() -> dict[Path, bytes]:
         raise SystemExit(f"README.md must hold the lines {START!r} and {END!r} once each")
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
-    files = {README: f"{before}{START}\n{course_map()}\n{END}{after}".encode()}
+    wanted = {README: f"{before}{START}\n{course_map()}\n{END}{after}".encode()}
     for name, (lesson, index) in FIGURES.items():
-        files[ROOT / name] = pictures(NOTEBOOKS / lesson)[index]
-    return files
+        wanted[ROOT / name] = pictures(NOTEBOOKS / lesson)[index]
+    return wanted
 
 
 def main() -> int:

@@ -180,7 +180,7 @@ FAULTS = {name: fault.text for name, fault in _FAULTS.items()}
 """What the server plays for each model name."""
 
 
-class Server:
+class FaultyServer:
     """A running server: ``base_url`` for the client, and what it has seen.
 
     ``served`` counts requests, ``peak`` is the most that were in work at once, ``last`` is the
@@ -220,7 +220,7 @@ class Server:
             with self._lock:
                 self._inside -= 1
 
-    def __enter__(self) -> "Server":
+    def __enter__(self) -> "FaultyServer":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -233,14 +233,14 @@ class Server:
         self._http.server_close()
 
 
-def serve(delay: float = 0.0, *, parallel: int = 64, limit: int | None = None) -> Server:
+def serve(delay: float = 0.0, *, parallel: int = 64, limit: int | None = None) -> FaultyServer:
     """Start the server; it ends with its ``stop()``, or with the ``with`` block that it opens.
 
     ``delay`` is the seconds that every answer takes, ``parallel`` how many are worked on at once
     (1: one after another, as ``transformers serve`` does), and ``limit`` the number of requests at
     once above which the server answers 429 with ``Retry-After: 0.1``.
     """
-    return Server(delay, parallel, limit)
+    return FaultyServer(delay, parallel, limit)
 
 
 class _Threads(socketserver.ThreadingTCPServer):
@@ -248,7 +248,7 @@ class _Threads(socketserver.ThreadingTCPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
-    owner: Server
+    owner: FaultyServer
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that gives up early is part of the play, not worth a traceback."""

@@ -162,7 +162,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, port: int, line: Line, name: dict[str, str]) -> None:
         self._app, self._line, self._name = app, line, name
-        hosts = [f"{name}:{port}" for name in ("127.0.0.1", "localhost")]
+        hosts = [f"{host}:{port}" for host in ("127.0.0.1", "localhost")]
         self._hosts = {*hosts, *(host.removesuffix(":80") for host in hosts)}
         self._origins = {f"http://{host}" for host in self._hosts}
 

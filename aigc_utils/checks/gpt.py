@@ -430,16 +430,16 @@ def find_leaks(answer: Answer) -> str:
     # 4 -> 5 leaves the half-deaf model unmoved: one other token for each place is not enough.
     seen = torch.tensor([[4, 0, 8, 4, 2, 0]])
     _check_leaks(answer, _suspects(12, seed=5), seen, 12)
-    dice = torch.Generator().manual_seed(6)
+    rng = torch.Generator().manual_seed(6)
     for vocab_size, length in ((7, 5), (19, 7)):
         # Neither end of the vocabulary stands in the text, so that only trying them tells.
-        ids = torch.randint(1, vocab_size - 1, (1, length), generator=dice)
+        ids = torch.randint(1, vocab_size - 1, (1, length), generator=rng)
         models = _suspects(vocab_size, seed=vocab_size)
         if vocab_size < 12:
             del models["half deaf"]  # so few tokens may all sound alike to it
         _check_leaks(answer, models, ids, vocab_size)
     honest = _model(gpt.GPTConfig(11, context=7, n_layers=2, n_heads=2, d_model=16), seed=7)
-    ids = torch.randint(11, (1, 7), generator=dice)
+    ids = torch.randint(11, (1, 7), generator=rng)
     demand(
         not _pairs_found(answer(honest, ids, 11)),
         "False alarm: a real GPT with 7 tokens has no leak; call it with the same shape (1, T) "

@@ -82,10 +82,10 @@ def merge_step(answer: Answer) -> str:
         {(" ", "t"): 4, ("a", " ", "t"): 1, ("b", " "): 3},
         {tuple("low"): 5, tuple("lower"): 2, tuple("newest"): 6, tuple("widest"): 3},
     ]
-    dice = random.Random(0)
+    rng = random.Random(0)
     for _ in range(60):
-        drawn = [tuple(dice.choices("abc", k=dice.randint(1, 7))) for _ in range(6)]
-        corpora.append({word: dice.randint(1, 4) for word in drawn} | {("b", "a"): 1})
+        drawn = [tuple(rng.choices("abc", k=rng.randint(1, 7))) for _ in range(6)]
+        corpora.append({word: rng.randint(1, 4) for word in drawn} | {("b", "a"): 1})
     pairs: list[Found] = []
     glued: list[Found] = []
     for words in corpora:
@@ -238,10 +238,10 @@ def encode_word(answer: Answer) -> str:
             [("c", "c"), ("b", "b"), ("a", "c"), ("a", "bb"), ("cc", "c"), ("b", "c")],
         ),
     ]
-    dice = random.Random(0)
+    rng = random.Random(0)
     for _ in range(200):
-        text = ["".join(dice.choices("abc", k=8)) for _ in range(3)]
-        cases.append(("".join(dice.choices("abc", k=12)), _learn(text, 7)))
+        text = ["".join(rng.choices("abc", k=8)) for _ in range(3)]
+        cases.append(("".join(rng.choices("abc", k=12)), _learn(text, 7)))
     for word, learned in cases:
         tokens = answer(word, learned)
         if isinstance(tokens, list | tuple) and all(isinstance(token, str) for token in tokens):
