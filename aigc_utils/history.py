@@ -1,4 +1,4 @@
-"""What a training run did: one run is one JSONL file.
+"""What a training run did: one run is one JSONL file (lessons 04, 06, 07 and 09).
 
 The first line of the file holds the run's settings, every further line one step's metrics. A file
 that is being written can be read at any time, and a killed run loses at most its last line.

@@ -1,4 +1,4 @@
-"""A hyperparameter lab that ends: tiny runs, their records, studies and sliders (lesson 06).
+"""A hyperparameter lab that ends: tiny runs, their records and sliders (lesson 06).
 
 `run(Knobs(lr=0.02))` trains a tiny GPT on the novel in a few seconds and returns its history;
 `records("knobs")` gives the runs on record, and `rerun` repeats any of them; `panel` is a set of

@@ -1,4 +1,4 @@
-"""Figures in one style for the whole course: heat maps, image grids, curves with their spread.
+"""Figures in one style for every lesson: heat maps, image grids, curves with their spread.
 
 The colours are those of Okabe and Ito (2008), which readers with any common form of colour
 blindness can tell apart.

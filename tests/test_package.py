@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 import venv
@@ -170,6 +171,25 @@ def test_no_exception_is_left_over() -> None:
     }
     named = " ".join(names for names, _ in FLOORS.values()).split()
     assert all(any(fnmatch(module, name) for module in SOURCES) for name in named)
+
+
+def test_contributing_shows_the_floors() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    for floor, (names, below) in FLOORS.items():
+        shown = " ".join(f"`{name}`" for name in names.split() if name != "__init__")
+        stands = ", ".join(below.split())
+        assert f"| {floor} | {shown} | {f'{stands} ' if stands else ''}|\n" in text
+
+
+def test_a_docstring_names_the_lesson() -> None:
+    silent = {
+        module
+        for module, source in SOURCES.items()
+        if not re.search(r"[Ll]essons? \d\d", ast.get_docstring(ast.parse(source)) or "")
+    }
+    everywhere = {"__init__", "session", "plots", "progress", "doctor"}
+    shared = {f"checks.{name}" for name in ("__init__", "core", "reading", "hints")}
+    assert silent == everywhere | shared
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,8 @@
-"""A chat with memory over the OpenAI SDK (lessons 11 and 13).
+"""`Chat`: a conversation, what it costs, and how it is kept (lessons 11 and 13).
 
 The same class speaks to the model on this machine (``"local"``), to OpenAI, and to every provider
 that serves the chat-completions protocol. Whatever goes wrong becomes one ``ChatError`` sentence,
-and the conversation stays. ``python -m aigc_utils.chat`` talks in the terminal, ``panel()`` in a
-notebook.
+and the conversation stays.
 """
 
 import bisect

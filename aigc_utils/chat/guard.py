@@ -1,4 +1,4 @@
-"""What the local server lets in: its own names, five routes, and requests that it can answer.
+"""What the local server lets in: its own names, five routes, sensible requests (lesson 13).
 
 `Guard` stands in front of the application of ``transformers serve``. A web page that was made to
 look like this machine (DNS rebinding), a request that is too large or makes no sense, and one

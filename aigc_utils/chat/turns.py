@@ -1,4 +1,4 @@
-"""Who computes when in the local server: everyone in turn, and nobody for a client that has gone.
+"""Who computes when in the local server: all in turn, nobody for a client that left (lesson 13).
 
 ``transformers serve`` computes one request after another, each to its end, whether its client still
 waits or not. Here a request that has computed for `SLICE` seconds lets those pass that have had
