@@ -8,6 +8,7 @@ for one family what transformers calls our modules.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,6 +54,29 @@ _QWEN3: _Names = {
     "blocks.N.attention.k_norm": ("model.layers.N.self_attn.k_norm",),
 }
 _TABLES = {"gpt2": _GPT2, "llama": _LLAMA, "qwen3": _QWEN3}
+
+# Fields of our configuration -> of theirs, where the values are the same.
+_GPT2_FIELDS = {
+    "vocab_size": "vocab_size",
+    "context": "n_positions",
+    "n_layers": "n_layer",
+    "n_heads": "n_head",
+    "d_model": "n_embd",
+    "d_mlp": "n_inner",
+    "tied": "tie_word_embeddings",
+    "norm_eps": "layer_norm_epsilon",
+}
+_LLAMA_FIELDS = {
+    "vocab_size": "vocab_size",
+    "context": "max_position_embeddings",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "d_model": "hidden_size",
+    "d_mlp": "intermediate_size",
+    "tied": "tie_word_embeddings",
+    "norm_eps": "rms_norm_eps",
+}
 
 
 def from_huggingface(model: PreTrainedModel) -> GPT:
@@ -148,17 +172,8 @@ def _config_from_gpt2(theirs: Any) -> GPTConfig:
             "cross-attention": theirs.add_cross_attention,
         }
     )
-    return GPTConfig(
-        vocab_size=theirs.vocab_size,
-        context=theirs.n_positions,
-        n_layers=theirs.n_layer,
-        n_heads=theirs.n_head,
-        d_model=theirs.n_embd,
-        d_mlp=theirs.n_inner,
-        mlp=activations[theirs.activation_function],
-        tied=theirs.tie_word_embeddings,
-        norm_eps=theirs.layer_norm_epsilon,
-    )
+    same = {ours: getattr(theirs, name) for ours, name in _GPT2_FIELDS.items()}
+    return GPTConfig(mlp=activations[theirs.activation_function], **same)
 
 
 def _config_from_llama(theirs: Any) -> GPTConfig:
@@ -173,54 +188,30 @@ def _config_from_llama(theirs: Any) -> GPTConfig:
             "a sliding window": bool(getattr(theirs, "sliding_window", None)),
         }
     )
-    return GPTConfig(
-        vocab_size=theirs.vocab_size,
-        context=theirs.max_position_embeddings,
-        n_layers=theirs.num_hidden_layers,
-        n_heads=heads,
-        d_model=theirs.hidden_size,
-        n_kv_heads=theirs.num_key_value_heads,
-        d_mlp=theirs.intermediate_size,
-        qk_norm=theirs.model_type == "qwen3",
-        tied=theirs.tie_word_embeddings,
-        norm_eps=theirs.rms_norm_eps,
-        rope_theta=rope["rope_theta"],
-        **LLAMA,
-    )
+    same = {ours: getattr(theirs, name) for ours, name in _LLAMA_FIELDS.items()}
+    qk_norm = theirs.model_type == "qwen3"
+    return GPTConfig(qk_norm=qk_norm, rope_theta=rope["rope_theta"], **same, **LLAMA)
 
 
 def _gpt2_config(c: GPTConfig) -> Any:
+    same = {theirs: getattr(c, ours) for ours, theirs in _GPT2_FIELDS.items()}
     return transformers.GPT2Config(
-        vocab_size=c.vocab_size,
-        n_positions=c.context,
-        n_embd=c.d_model,
-        n_layer=c.n_layers,
-        n_head=c.n_heads,
-        n_inner=c.d_mlp,
         activation_function="gelu_new" if c.mlp == "gelu_tanh" else "gelu",
         embd_pdrop=c.dropout,
         resid_pdrop=c.dropout,
         attn_pdrop=0.0,
-        layer_norm_epsilon=c.norm_eps,
-        tie_word_embeddings=c.tied,
         bos_token_id=None,
         eos_token_id=None,
+        **same,
     )
 
 
 def _llama_config(c: GPTConfig, kind: Any) -> Any:
+    c = replace(c, n_kv_heads=c.kv_heads, d_mlp=c.mlp_width)  # None is not known there
     return kind(
-        vocab_size=c.vocab_size,
-        max_position_embeddings=c.context,
-        num_hidden_layers=c.n_layers,
-        num_attention_heads=c.n_heads,
-        num_key_value_heads=c.kv_heads,
         head_dim=c.head_dim,
-        hidden_size=c.d_model,
-        intermediate_size=c.mlp_width,
-        rms_norm_eps=c.norm_eps,
         rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
-        tie_word_embeddings=c.tied,
         bos_token_id=None,
         eos_token_id=None,
+        **{theirs: getattr(c, ours) for ours, theirs in _LLAMA_FIELDS.items()},
     )
