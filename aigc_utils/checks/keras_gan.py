@@ -322,7 +322,7 @@ def _explain(
         )
         demand(
             not alike(step.taken[1:], -expected[1:], 1e-3),
-            "The loss is right, but your step climbs: it goes against the gradient's descent.",
+            "The loss is right, but your step climbs: the optimiser descends by itself.",
         )
         demand(
             alike(step.taken[1:], expected[1:], 1e-3),

@@ -178,8 +178,14 @@ def show_pair(expected: Any, got: Any) -> tuple[str, str]:
         texts = repr(expected), repr(got)
         ends = (i for i, (x, y) in enumerate(zip(*texts, strict=False)) if x != y)
         start = max(0, next(ends, len(min(texts, key=len))) - 20)
-        want, have = (cut(f"…{text[start:]}", 60) for text in texts)
+        want, have = (f"…{_window(text[start:])}" for text in texts)
     return (want, have) if want != have else (seen(expected), seen(got))
+
+
+def _window(text: str) -> str:
+    """Return the beginning on one line, with every space: two texts may differ in just those."""
+    text = text.replace("\n", " ")
+    return text if len(text) < 60 else text[:58] + "…"
 
 
 def _digits(number: Any, digits: int) -> str:
