@@ -81,6 +81,7 @@ def test_an_interrupted_trial_is_done_again_with_the_same_settings(tmp_path, qui
     assert repeats(found.trials[3]) == 2 and repeats(found.trials[4]) is None
 
 
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")  # asked without `optimize`, on purpose
 def test_only_a_trial_that_gives_no_sign_of_life_is_queued_again(tmp_path, quick, monkeypatch):
     monkeypatch.setattr(study, "GRACE_SECONDS", 2)
     path = tmp_path / "study.db"
@@ -110,7 +111,7 @@ def test_the_seconds_are_kept_and_the_last_trial_waits(tmp_path, quick, monkeypa
     open_study(tmp_path / "study.db", SPACE)  # making the tables is not what is timed here
     begin = time.monotonic()
     found = search(tmp_path / "study.db", SPACE, seconds=3.0)
-    assert 3.0 <= time.monotonic() - begin < 5
+    assert 3.0 <= time.monotonic() - begin < 10
     states = [t.state for t in found.trials]
     assert states.count(TrialState.COMPLETE) in range(1, 7)
     assert states[-2:] == [TrialState.FAIL, TrialState.WAITING]
@@ -302,7 +303,7 @@ def has_reported(path):
 @pytest.mark.slow
 def test_a_worker_killed_in_mid_trial_loses_nothing(tmp_path, quick):
     path = tmp_path / "study.db"
-    tokens = 9 * 4 * 64 * 100  # far too long to finish before the kill
+    tokens = 9 * 4 * 64 * 500  # far too long to finish before the kill
     process = worker(path, 1, tokens)
     deadline = time.monotonic() + 60
     while not has_reported(path):
