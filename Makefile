@@ -4,6 +4,8 @@
 PYTHON ?=
 BIN    := .venv/bin
 READY  := .venv/.ready
+# Unit tests use one core each, so two files run at a time; notebooks and browsers, which are timed, one by one.
+WORKERS ?= --numprocesses 2 --dist loadfile
 TORCH  := torch==2.13.0
 # Elsewhere than on Linux the ordinary build is a CPU build already.
 CPU_INDEX := https://download.pytorch.org/whl/cpu
@@ -53,14 +55,15 @@ else
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --nbval
+	$(BIN)/python -m pytest $(WORKERS) tests -m "not browser"
+	$(BIN)/python -m pytest --nbval notebooks tests/notebooks $(wildcard tests/test_*browser.py)
 endif
 
 test-fast: setup ## the inner loop: linter, types and quick tests, no notebook runs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests -m "not slow and not browser"
+	$(BIN)/python -m pytest -q $(WORKERS) tests -m "not slow and not browser"
 
 mutants: setup ## plant faults in the package, one at a time, and see the quick tests notice them
 	$(BIN)/python tools/mutants.py $(MODULES)
