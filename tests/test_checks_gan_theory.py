@@ -340,6 +340,7 @@ WRONG = {
         (step(fake=lambda a: sigmoid(-a)), "σ is taken of −ψθ"),
         (step(fake=lambda a: 1.0), "σ(ψθ) is missing"),
         (lambda *a: step()(*a)[::-1], "have changed places"),
+        (lambda *a: (step()(*a)[0], max(step()(*a)[1], -2.0)), "`psi` of `dirac_step("),
         (lambda t, p, h, g: t, "must return 2 things (theta, psi)"),
     ],
     "lost_modes": [
@@ -351,6 +352,9 @@ WRONG = {
         (modes(close=np.less), "no *farther* away"),
         (modes(quarter=0.5), "not below a half"),
         (modes(quarter=1), "below a *quarter*"),
+        (modes(quarter=0.2), "must be reported, and yours are"),
+        (modes(quarter=0.3), "must be reported, and yours are"),
+        (lambda s, c, r: list(range(900)), "…."),
         (modes(below=lambda counts, least: counts == 0), "Only modes without any sample"),
         (modes(distances=lambda s, c: np.abs(s[:, None] - c).sum(-1)), "sum of |Δ|"),
         (modes(distances=lambda s, c: np.abs(s[:, None] - c).max(-1)), "largest |Δ|"),

@@ -23,6 +23,7 @@ from aigc_utils.checks import (
     show_hints,
 )
 from aigc_utils.checks.core import Found
+from aigc_utils.checks.reading import cut
 
 HINTS: HintTable = {
     "js_divergence": (
@@ -295,7 +296,7 @@ def dirac_step(answer: Answer) -> str:
         (2.3, 1.3, 0.07),
         (-3.1, -2.0, 0.2),
     ]
-    free += [(0.0, 1.7, 0.3), (0.0, 0.0, 0.1)]
+    free += [(0.0, 1.7, 0.3), (0.0, 0.0, 0.1), (5.0, -4.0, 0.5), (-0.02, 0.03, 0.9)]
     cases = [(*point, 0.0) for point in free]
     paid = [(*point, gamma) for point in free for gamma in (1.0, 0.3, 2.5)]
     found = [(args, _stepped(answer, *args)) for args in (*cases, *paid)]
@@ -436,7 +437,7 @@ def lost_modes(answer: Answer) -> str:
     raise CheckFailed(
         f"{answer.case(*args)}: the modes have {counts} samples of {len(args[0])}, and a quarter "
         f"of the fair share is {share:.4g}, so {right or 'none'} must be reported, and yours are "
-        f"{got or 'none'}."
+        f"{cut(str(got), 60) if got else 'none'}."
     )
 
 
@@ -458,6 +459,7 @@ def _clouds() -> Iterable[tuple[Array, Array, float]]:
     yield cloud([200, 0, 150, 150, 0]), five, 0.5
     yield cloud([3, 200, 150, 150, 100]), five, 0.5
     yield cloud([200, 40, 150, 150, 60]), five, 0.5
+    yield cloud([200, 24, 26, 130, 120]), five, 0.5  # a quarter of the fair share is 25
     yield stray, five, 0.5  # between all modes
     yield np.vstack([stray, stray, stray, cloud([10, 8, 12, 9, 70])]), five, 0.5
     # 4 of 80 are exactly a quarter of the fair share, 3 are less.
