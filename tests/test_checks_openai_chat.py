@@ -1,9 +1,11 @@
-"""Lesson 13: solutions pass, stubs fail kindly, wrong answers get the sentence that fits."""
+"""Lesson 13: right answers of every style pass, wrong ones get the sentence that fits."""
 
 import asyncio
+import functools
 import json
 import math
 import textwrap
+import time
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +14,15 @@ import nbformat
 import openai
 import pytest
 from exercises import exercise_from
-from graded import assert_checkers_and_hints, assert_refused, run_answer
+from graded import (
+    assert_accepted,
+    assert_checkers_and_hints,
+    assert_odd_answers_refused,
+    assert_refused,
+    assert_tables_are_full,
+    each,
+    run_answer,
+)
 from pydantic import BaseModel, ValidationError
 
 from aigc_utils import chat
@@ -36,6 +46,7 @@ def function_of(notebook: nbformat.NotebookNode, name: str):
     return run_answer(notebook, name, space)
 
 
+@functools.cache
 def solution(name: str):
     return function_of(nbformat.read(SOLUTIONS, as_version=4), name)
 
@@ -59,7 +70,7 @@ def payer(
         room = read(left) * million - count(messages) * read(prompt(prices))
         if free and not each and (room >= 0 or not prompt_first):
             return most
-        if room < 0 and least == 1:
+        if room < 0 and (least == 1 or (free and not each)):
             raise ValueError(sentence)
         found = down(room / each)
         if found < least:
@@ -88,6 +99,32 @@ def counts_one(messages, count, prices, left, most):
     return payer()(messages[-1:], count, prices, left, most)
 
 
+def in_search(messages, count, prices, left, most):
+    """Right, by halving."""
+
+    def fits(cap):
+        costs = count(messages) * Fraction(str(prices.prompt)) + cap * Fraction(str(prices.answer))
+        return costs <= Fraction(str(left)) * 10**6
+
+    if not fits(1):
+        raise ValueError(f"{left} is too little.")
+    low, high = 1, most + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def in_whole_numbers(messages, count, prices, left, most):
+    """Right, in the smallest coin that all three numbers are made of."""
+    a, b, c = (Fraction(repr(x)) for x in (prices.prompt, prices.answer, left))
+    unit = math.lcm(a.denominator, b.denominator, c.denominator)
+    a, b, room = int(a * unit), int(b * unit), int(c * unit) * 1_000_000
+    if a * count(messages) + b > room:
+        raise ValueError("Too dear.")
+    return most if b == 0 else min(most, (room - a * count(messages)) // b)
+
+
 def in_decimals(messages, count, prices, left, most):
     """Right, with another tool and another order."""
     each = Decimal(str(prices.answer))
@@ -97,7 +134,9 @@ def in_decimals(messages, count, prices, left, most):
     return min(most, int(room * 10**6 // each)) if each else most
 
 
-def runner(catch=True, known=True, strict=True, name=True, guard=True, whole=True):
+def runner(
+    catch=True, known=True, strict=True, name=True, guard=True, whole=True, field=True, dumped=True
+):
     """A function that runs calls, with one check left out."""
 
     def run_call(text, tools):
@@ -117,7 +156,8 @@ def runner(catch=True, known=True, strict=True, name=True, guard=True, whole=Tru
         try:
             arguments = model.model_validate(call["arguments"], strict=strict).model_dump()
         except ValidationError as error:
-            return None, str(error.errors()[0]["loc"])
+            return None, str(error.errors()[0]["loc"]) if field else f"wrong call of {call['name']}"
+        arguments = arguments if dumped else call["arguments"]
         if guard:
             try:
                 return function(**arguments), None
@@ -128,7 +168,77 @@ def runner(catch=True, known=True, strict=True, name=True, guard=True, whole=Tru
     return run_call
 
 
-def mapper(cut="words", fill=True, again=True, ends=True, once=True, keep=True):
+def run_by_json(text, tools):
+    """Right: pydantic reads the arguments from JSON again."""
+    try:
+        call = json.loads(text)
+        name, arguments = call["name"], json.dumps(call["arguments"])
+        model, function = tools[name]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        return (None, f"{type(error).__name__}: {error}")
+    try:
+        checked = model.model_validate_json(arguments, strict=True)
+        return (function(**checked.model_dump()), None)
+    except Exception as error:
+        return (None, f"{name}: {error}")
+
+
+def run_all_in_one(text, tools):
+    """Right: one try around everything."""
+    try:
+        call = json.loads(text)
+        model, function = tools[call["name"]]
+        return [function(**dict(model.model_validate(call["arguments"], strict=True))), None]
+    except Exception as error:
+        return [None, repr(error)]
+
+
+class OneCall(BaseModel, extra="forbid"):
+    name: str
+    arguments: dict
+
+
+def run_by_pydantic(text, tools):
+    """Right: a class for the call itself."""
+    try:
+        call = OneCall.model_validate_json(text)
+    except ValidationError as error:
+        return None, "Not a call: " + "; ".join(each["msg"] for each in error.errors())
+    if not (found := tools.get(call.name)):
+        return None, f"{call.name} is unknown"
+    try:
+        arguments = found[0].model_validate(call.arguments, strict=True).model_dump()
+    except ValidationError as error:
+        fields = ", ".join(str(each["loc"][0]) for each in error.errors())
+        return None, f"Wrong fields: {fields}"
+    try:
+        result = found[1](**arguments)
+    except (ArithmeticError, LookupError) as error:
+        return None, f"{type(error).__name__}"
+    return result, None
+
+
+def runs_twice(text, tools):
+    result = runner()(text, tools)
+    return runner()(text, tools) if result[1] is None else result
+
+
+def says_if_false(text, tools):
+    result, complaint = runner()(text, tools)
+    return (result, None) if result else (None, complaint or "no result")
+
+
+def lower_case(text, tools):
+    return runner()(text.replace("Divide", "divide"), tools)
+
+
+def same_words(text, tools):
+    result, complaint = runner()(text, tools)
+    everything = "eval __import__ Divide dividend divisor remainder word"
+    return (None, everything) if complaint else (result, None)
+
+
+def mapper(cut="words", fill=True, again=True, ends=True, once=True, keep=True, glue="\n\n"):
     """A map–reduce with one thing left out or wrong."""
 
     def summarise_long(text, summarise, limit):
@@ -156,9 +266,11 @@ def mapper(cut="words", fill=True, again=True, ends=True, once=True, keep=True):
             pieces = [piece for piece in pieces if piece]
             if not keep:
                 pieces = pieces[:-1]
-            shorter = "\n\n".join(summarise(piece) for piece in pieces)
+            shorter = glue.join(summarise(piece) for piece in pieces)
             if ends and len(shorter) >= len(text):
                 raise ValueError
+            if ends == "half" and len(shorter) > len(text) / 2:
+                raise ValueError("Not half as long.")
             if not again:
                 return shorter
             text = shorter
@@ -167,7 +279,122 @@ def mapper(cut="words", fill=True, again=True, ends=True, once=True, keep=True):
     return summarise_long
 
 
-def asker(order=True, gate=True, retry=True, keep=True, inside=False, pause=2, only=True):
+def summarise_recursively(text, summarise, limit):
+    """Right, with recursion in place of the outer loop and a greedy inner one."""
+    if len(text) <= limit:
+        return summarise(text)
+    parts = []
+    for paragraph in text.split("\n\n"):
+        if len(paragraph) <= limit:
+            parts.append(paragraph)
+            continue
+        line = ""
+        for word in paragraph.split():
+            while len(word) > limit:
+                if line:
+                    parts.append(line)
+                    line = ""
+                parts.append(word[:limit])
+                word = word[limit:]
+            if line and len(line) + 1 + len(word) > limit:
+                parts.append(line)
+                line = word
+            else:
+                line = f"{line} {word}" if line else word
+        if line:
+            parts.append(line)
+    summaries, i = [], 0
+    while i < len(parts):
+        j = i + 1
+        while j < len(parts) and len("\n\n".join(parts[i : j + 1])) <= limit:
+            j += 1
+        summaries.append(summarise("\n\n".join(parts[i:j])))
+        i = j
+    joined = "\n\n".join(summaries)
+    if not len(joined) < len(text):
+        raise ValueError("It would never end.")
+    return summarise_recursively(joined, summarise, limit)
+
+
+def summarise_paragraphs_apart(text, summarise, limit):
+    """Right: a paragraph that was cut is not joined with its neighbours."""
+    while len(text) > limit:
+        pieces, size = [], 0
+        for paragraph in text.split("\n\n"):
+            if len(paragraph) > limit:
+                pieces += [[part] for part in textwrap.wrap(paragraph, limit)]
+                size = limit
+            elif pieces and size + 2 + len(paragraph) <= limit:
+                pieces[-1].append(paragraph)
+                size += 2 + len(paragraph)
+            else:
+                pieces.append([paragraph])
+                size = len(paragraph)
+        before, text = len(text), "\n\n".join([summarise("\n\n".join(p)) for p in pieces])
+        if len(text) >= before:
+            raise ValueError("no shorter")
+    return summarise(text)
+
+
+def with_generator(text, summarise, limit):
+    """Right, with a generator of pieces."""
+
+    def pieces(text):
+        piece = None
+        for paragraph in text.split("\n\n"):
+            for part in textwrap.wrap(paragraph, limit) if len(paragraph) > limit else (paragraph,):
+                if piece is not None and len(piece) + len(part) + 2 > limit:
+                    yield piece
+                    piece = None
+                piece = part if piece is None else piece + "\n\n" + part
+        yield piece
+
+    while (length := len(text)) > limit:
+        text = "\n\n".join(map(summarise, pieces(text)))
+        if len(text) >= length:
+            raise ValueError(f"{len(text)} characters after a round, {length} before")
+    return summarise(text)
+
+
+def three_rounds(text, summarise, limit):
+    for _ in range(3):
+        if len(text) <= limit:
+            break
+        pieces = []
+        for part in text.split("\n\n"):
+            for line in [part] if len(part) <= limit else textwrap.wrap(part, limit):
+                joined = "\n\n".join([*pieces[-1:], line])
+                pieces = [*pieces[:-1], joined] if len(joined) <= limit else [*pieces, line]
+        before, text = len(text), "\n\n".join(map(summarise, pieces))
+        if len(text) >= before:
+            raise ValueError("no shorter")
+    return summarise(text[:limit])
+
+
+def letters(text, summarise, limit):
+    """Cut anywhere."""
+    while len(text) > limit:
+        shorter = "\n\n".join(summarise(text[i : i + limit]) for i in range(0, len(text), limit))
+        if len(shorter) >= len(text):
+            raise ValueError("no shorter")
+        text = shorter
+    return summarise(text)
+
+
+def strict_less(text, summarise, limit):
+    return summarise(text) if len(text) < limit else mapper()(text + " ", summarise, limit)
+
+
+def swallows(text, summarise, limit):
+    try:
+        return summarise(text)
+    except ValueError:
+        return mapper()(text, summarise, limit)
+
+
+def asker(
+    order=True, gate=True, retry=True, keep=True, inside=False, pause=2, only=True, late=0, more=0
+):
     """An asynchronous `ask_all` with one thing left out or wrong."""
 
     async def ask_all(calls, limit, busy, attempts, wait):
@@ -175,7 +402,7 @@ def asker(order=True, gate=True, retry=True, keep=True, inside=False, pause=2, o
         arrived = []
 
         async def one(call):
-            for attempt in range(attempts if retry else 1):
+            for attempt in range(attempts + more if retry else 1):
                 try:
                     async with door:
                         try:
@@ -187,13 +414,13 @@ def asker(order=True, gate=True, retry=True, keep=True, inside=False, pause=2, o
                                 await asyncio.sleep(wait * 2**attempt)
                             raise
                 except Exception as error:
-                    last = attempt == (attempts if retry else 1) - 1
+                    last = attempt == (attempts + more if retry else 1) - 1
                     if last or (only and not isinstance(error, busy)):
                         if keep:
                             return error
                         raise
                 if not inside:
-                    await asyncio.sleep(wait * pause**attempt if pause else 0)
+                    await asyncio.sleep(wait * pause ** (attempt + late) if pause else 0)
 
         answers = await asyncio.gather(*(one(call) for call in calls))
         return answers if order else arrived
@@ -205,83 +432,287 @@ async def one_after_another(calls, limit, busy, attempts, wait):
     return [await call() for call in calls]
 
 
+async def in_chunks(calls, limit, busy, attempts, wait):
+    answers = []
+    for start in range(0, len(calls), limit):
+        some = calls[start : start + limit]
+        answers += await solution("ask_all")(some, limit, busy, attempts, wait)
+    return answers
+
+
+async def sleeps_in_python(calls, limit, busy, attempts, wait):
+    async def one(call):
+        for attempt in range(attempts):
+            try:
+                async with gate:
+                    return await call()
+            except busy as error:
+                failure = error
+            except Exception as error:
+                return error
+            time.sleep(wait / 1000 * 2**attempt)
+        return failure
+
+    gate = asyncio.Semaphore(limit)
+    return await asyncio.gather(*map(one, calls))
+
+
+async def gate_never_opens(calls, limit, busy, attempts, wait):
+    gate = asyncio.Semaphore(limit)
+
+    async def one(call):
+        await gate.acquire()
+        return await call()
+
+    return await asyncio.gather(*map(one, calls))
+
+
+async def spins(calls, limit, busy, attempts, wait):
+    while True:
+        pass
+
+
+async def as_text(calls, limit, busy, attempts, wait):
+    answers = await solution("ask_all")(calls, limit, busy, attempts, wait)
+    return [str(answer) for answer in answers]
+
+
+async def without_failures(calls, limit, busy, attempts, wait):
+    answers = await solution("ask_all")(calls, limit, busy, attempts, wait)
+    return [answer for answer in answers if isinstance(answer, str)]
+
+
+async def free_second_try(calls, limit, busy, attempts, wait):
+    """Only the first try passes the gate."""
+    gate = asyncio.Semaphore(limit)
+
+    async def one(call):
+        for attempt in range(attempts):
+            try:
+                if attempt:
+                    return await call()
+                async with gate:
+                    return await call()
+            except busy as error:
+                failure = error
+            except Exception as error:
+                return error
+            await asyncio.sleep(wait * 2**attempt)
+        return failure
+
+    return await asyncio.gather(*map(one, calls))
+
+
 def not_async(calls, limit, busy, attempts, wait):
     return [None for call in calls]
 
 
-WRONG = [
-    ("affordable", payer(prompt=lambda prices: 0), "prompt's price is missing"),
-    ("affordable", payer(prompt=lambda prices: prices.prompt / 1e6), "next to nothing"),
-    ("affordable", payer(million=1), "are for a *million* tokens"),
-    ("affordable", payer(million=1000), "are for a *million* tokens"),
-    ("affordable", payer(million=1, least=-math.inf), "are for a *million* tokens"),
-    ("affordable", payer(prompt=lambda prices: prices.answer), "a price each"),
-    ("affordable", payer(answer=lambda prices: prices.prompt), "a price each"),
-    (
-        "affordable",
-        payer(prompt=lambda prices: prices.answer, answer=lambda prices: prices.prompt),
-        "changed places",
-    ),
-    ("affordable", payer(down=math.ceil), "Round down"),
-    ("affordable", payer(down=round), "Round down"),
-    ("affordable", lambda messages, count, prices, left, most: most, "the request may cost"),
-    ("affordable", payer(down=lambda x: int(x) - 1), "*largest*"),
-    ("affordable", payer(down=float), "of type float"),
-    ("affordable", payer(down=lambda x: float(int(x))), "of type float"),
-    ("affordable", payer(cap=lambda most, found: found), "more than `most`"),
-    ("affordable", payer(least=0), "returns 0 where"),
-    ("affordable", payer(least=-math.inf), "returns -9 where"),
-    ("affordable", payer(down=lambda x: max(1, int(x))), "returns 1 where"),
-    ("affordable", payer(least=2), "just enough for one token"),
-    ("affordable", payer(sentence=""), "Your ValueError is silent"),
-    ("affordable", payer(free=False), "A price of 0 for answers"),
-    ("affordable", payer(free=False, read=lambda x: Decimal(str(x))), "A price of 0 for answers"),
-    ("affordable", payer(prompt_first=False), "the prompt alone costs more"),
-    ("affordable", payer(read=float), "floats round"),
-    ("affordable", payer(read=Fraction), "floats round"),
-    ("affordable", payer(read=Decimal), "floats round"),
-    ("affordable", ledger, "floats round"),
-    ("affordable", payer(down=lambda x: int(round(x, 3))), "a hair of money"),
-    ("affordable", pops, "changes the messages"),
-    ("affordable", counts_one, "Give `count` the list"),
-    ("run_call", runner(catch=False), "must never stop the program"),
-    ("run_call", runner(known=False), "must never stop the program"),
-    ("run_call", runner(whole=False), "must never stop the program"),
-    ("run_call", runner(strict=False), "your function ran `divide` all the same"),
-    ("run_call", runner(name=False), "must name it (eval)"),
-    ("run_call", runner(guard=False), "raises ZeroDivisionError"),
-    ("run_call", lambda text, tools: (None, "no"), "must give (1.5, None)"),
-    ("run_call", lambda text, tools: 1.5, "must return a pair"),
-    ("summarise_long", mapper(cut="never"), "takes 200 at most"),
-    ("summarise_long", mapper(cut="all"), "must stay whole"),
-    ("summarise_long", mapper(fill=False), "As many paragraphs as fit"),
-    ("summarise_long", mapper(keep=False), "never reach the summary"),
-    ("summarise_long", mapper(ends=False), "It never ends"),
-    ("summarise_long", mapper(once=False), "exactly one call"),
-    ("summarise_long", lambda text, summarise, limit: summarise(text[:limit]), "never reach"),
-    ("summarise_long", lambda text, summarise, limit: summarise(text), "takes 200 at most"),
-    ("ask_all", asker(order=False), "in the order of the calls"),
-    ("ask_all", asker(gate=False), "8 calls were being awaited"),
-    ("ask_all", asker(retry=False), "must be tried again"),
-    ("ask_all", asker(keep=False), "takes all the others with it"),
-    ("ask_all", asker(inside=True), "The gate stays shut"),
-    ("ask_all", asker(pause=0), "Wait before you try again"),
-    ("ask_all", asker(pause=1), "must double"),
-    ("ask_all", asker(only=False), "Only `busy`"),
-    ("ask_all", one_after_another, "one after another"),
-    ("ask_all", not_async, "must stay an `async def`"),
-]
+async def with_workers(calls, limit, busy, attempts, wait):
+    """Right: each try is a job of its own in a queue, and `limit` workers take jobs."""
+    answers, left = [None] * len(calls), len(calls)
+    jobs, done = asyncio.Queue(), asyncio.Event()
+    for i in range(len(calls)):
+        jobs.put_nowait((i, 0))
+
+    async def later(i, attempt):
+        await asyncio.sleep(wait * 2 ** (attempt - 1))
+        jobs.put_nowait((i, attempt))
+
+    async def work():
+        nonlocal left
+        while True:
+            i, attempt = await jobs.get()
+            try:
+                answers[i] = await calls[i]()
+            except Exception as error:
+                if isinstance(error, busy) and attempt + 1 < attempts:
+                    waiting.append(asyncio.create_task(later(i, attempt + 1)))
+                    continue
+                answers[i] = error
+            left -= 1
+            if not left:
+                done.set()
+
+    waiting, workers = [], [asyncio.create_task(work()) for _ in range(limit)]
+    if calls:
+        await done.wait()
+    for worker in workers:
+        worker.cancel()
+    return answers
+
+
+async def with_group(calls, limit, busy, attempts, wait):
+    """Right: a task group and a recursive attempt."""
+    gate = asyncio.BoundedSemaphore(limit)
+
+    async def attempt(call, left, pause):
+        try:
+            async with gate:
+                return await call()
+        except busy as error:
+            if left == 1:
+                return error
+        except Exception as error:
+            return error
+        await asyncio.sleep(pause)
+        return await attempt(call, left - 1, 2 * pause)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(attempt(call, attempts, wait)) for call in calls]
+    return [task.result() for task in tasks]
+
+
+async def with_returned_exceptions(calls, limit, busy, attempts, wait):
+    """Right: gather keeps the exceptions; the gate is opened and shut by hand."""
+    gate = asyncio.Semaphore(limit)
+
+    async def one(call):
+        pause = wait
+        for left in reversed(range(attempts)):
+            await gate.acquire()
+            try:
+                return await call()
+            except busy:
+                if not left:
+                    raise
+            finally:
+                gate.release()
+            await asyncio.sleep(pause)
+            pause += pause
+
+    return await asyncio.gather(*(one(call) for call in calls), return_exceptions=True)
+
+
+RIGHT = {
+    "affordable": [payer(), in_decimals, in_search, in_whole_numbers, solution("affordable")],
+    "run_call": [
+        runner(),
+        run_by_json,
+        run_all_in_one,
+        run_by_pydantic,
+        solution("run_call"),
+    ],
+    "summarise_long": [
+        mapper(),
+        summarise_recursively,
+        summarise_paragraphs_apart,
+        with_generator,
+        solution("summarise_long"),
+    ],
+    "ask_all": [
+        asker(),
+        with_workers,
+        with_group,
+        with_returned_exceptions,
+        solution("ask_all"),
+    ],
+}
+WRONG = {
+    "affordable": [
+        (payer(prompt=lambda prices: 0), "prompt's price is missing"),
+        (payer(prompt=lambda prices: prices.prompt / 1e6), "next to nothing"),
+        (payer(million=1), "are for a *million* tokens"),
+        (payer(million=1000), "are for a *million* tokens"),
+        (payer(million=1, least=-math.inf), "your cap is -"),
+        (payer(prompt=lambda prices: prices.answer), "a price each"),
+        (payer(answer=lambda prices: prices.prompt), "a price each"),
+        (
+            payer(prompt=lambda prices: prices.answer, answer=lambda prices: prices.prompt),
+            "changed places",
+        ),
+        (payer(down=math.ceil), "Round down"),
+        (payer(down=round), "Round down"),
+        (lambda messages, count, prices, left, most: most, "would cost … only"),
+        (payer(down=lambda x: int(x) - 1), "*largest*"),
+        (payer(down=float), "of type float"),
+        (payer(down=lambda x: float(int(x))), "of type float"),
+        (payer(cap=lambda most, found: found), "more than `most`"),
+        (payer(least=0), "your cap is 0: raise ValueError"),
+        (payer(least=-math.inf), "your function returns -"),
+        (payer(down=lambda x: max(1, int(x))), "raise ValueError"),
+        (payer(least=2), "just enough for one token … the cap is 1"),
+        (payer(sentence=""), "Your ValueError is silent"),
+        (payer(free=False), "A price of 0 for answers"),
+        (payer(free=False, read=lambda x: Decimal(str(x))), "A price of 0 for answers"),
+        (payer(prompt_first=False), "can be paid, and your function returns 700"),
+        (payer(read=float), "floats round"),
+        (payer(read=Fraction), "floats round"),
+        (payer(read=Decimal), "floats round"),
+        (ledger, "floats round"),
+        (payer(down=lambda x: int(round(x, 3))), "floats round"),
+        (pops, "changes its input `messages`"),
+        (counts_one, "Give `count` the list"),
+    ],
+    "run_call": [
+        (runner(catch=False), "must never stop the program"),
+        (runner(known=False), "must never stop the program"),
+        (runner(whole=False), "must never stop the program"),
+        (runner(strict=False), "(2.0, None) (it ran `divide`)"),
+        (runner(name=False), "must name it (eval)"),
+        (runner(guard=False), "a call whose function raises ZeroDivisionError … must never stop"),
+        (runner(field=False), "must name it (dividend)"),
+        (runner(dumped=False), "must give (2.3, None), and yours is refused"),
+        (runs_twice, "it ran 2 times"),
+        (says_if_false, "must give (0, None), and yours is refused"),
+        (lower_case, "a capital letter … ran `divide`"),
+        (same_words, "get the same complaint"),
+        (lambda text, tools: (None, "no"), "must give (1.5, None), and yours is refused"),
+        (lambda text, tools: 1.5, "must return 2 things"),
+        (lambda text, tools: ("1.5", None), "ran 0 times"),
+        (lambda text, tools: run_all_in_one(text, tools)[::-1], "and yours is refused: 1.5"),
+    ],
+    "summarise_long": [
+        (mapper(cut="never"), "takes 200 at most"),
+        (mapper(cut="all"), "must stay whole"),
+        (mapper(fill=False), "as many paragraphs as fit"),
+        (mapper(keep=False), "never reach the summary"),
+        (mapper(ends=False), "It never ends"),
+        (mapper(ends="half"), "raise ValueError only when a round makes it no shorter"),
+        (mapper(once=False), "exactly one call"),
+        (mapper(again=False), "the summary of the last call"),
+        (mapper(glue=" "), 'summaries of a round must be joined by "\\n\\n"'),
+        (mapper(glue="\n"), 'summaries of a round must be joined by "\\n\\n"'),
+        (lambda text, summarise, limit: summarise(text[:limit]), "never reach"),
+        (lambda text, summarise, limit: summarise(text), "takes 200 at most"),
+        (three_rounds, "go on until it fits"),
+        (letters, "must stay whole"),
+        (strict_less, "exactly one call"),
+        (swallows, "takes 200 at most"),
+        (lambda text, summarise, limit: text[:limit], "`summarise` is never called"),
+    ],
+    "ask_all": [
+        (asker(order=False), "in the order of the calls"),
+        (asker(gate=False), "8 calls were being awaited"),
+        (asker(retry=False), "must be tried again"),
+        (asker(keep=False), "takes all the others with it"),
+        (asker(inside=True), "The gate stays shut"),
+        (asker(pause=0), "Wait before you try again"),
+        (asker(pause=1), "must double"),
+        (asker(pause=4), "must double"),
+        (asker(late=1), "must double"),
+        (asker(more=1), "With attempts=3 a busy call was tried 4 times"),
+        (asker(only=False), "Only `busy`"),
+        (one_after_another, "one after another"),
+        (in_chunks, "the next must start at once"),
+        (sleeps_in_python, "await asyncio.sleep"),
+        (gate_never_opens, "a gate that is never opened again"),
+        (spins, "still running after"),
+        (as_text, "its exception must stand in the list"),
+        (without_failures, "one entry for each of 6 calls"),
+        (free_second_try, "the gate holds for another try"),
+        (not_async, "must stay an `async def`"),
+    ],
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_solution_passes(name, capsys):
-    assert getattr(check, name)(solution(name)) is None
-    assert capsys.readouterr().out.splitlines()[-1].startswith("Right: ")
+    assert_accepted(check, name, solution(name), capsys)
 
 
-def test_an_affordable_in_decimals_passes(capsys):
-    check.affordable(in_decimals)
-    assert capsys.readouterr().out.startswith("Right: ")
+@each(RIGHT)
+def test_a_right_answer_passes(name, answer, capsys):
+    assert_accepted(check, name, answer, capsys)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -290,9 +721,18 @@ def test_the_stub_fails_kindly(name):
     assert_refused(check, name, stub, f"`{name}` gives nothing back yet")
 
 
-@pytest.mark.parametrize(("name", "wrong", "sentence"), WRONG)
-def test_a_wrong_answer_gets_its_sentence(name, wrong, sentence):
-    assert_refused(check, name, wrong, sentence)
+@each(WRONG)
+def test_a_wrong_answer_gets_its_sentence(name, answer, piece):
+    assert_refused(check, name, answer, piece)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_odd_answers_get_one_true_sentence(name, monkeypatch):
+    assert_odd_answers_refused(check, name, monkeypatch)
+
+
+def test_every_exercise_has_its_rows():
+    assert_tables_are_full(check, RIGHT, WRONG)
 
 
 def test_every_graded_exercise_has_a_checker_and_three_hints(capsys):

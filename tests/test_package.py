@@ -203,7 +203,7 @@ def test_a_docstring_names_the_lesson() -> None:
             "imports chat.talk (chat)",
         ),
         ("training", "from aigc_utils.gan import GAN", arrows_up, "imports gan (pictures)"),
-        ("session", "from aigc_utils.checks import praise", arrows_up, "imports checks.__init__"),
+        ("session", "from aigc_utils.checks import demand", arrows_up, "imports checks.__init__"),
         ("files", "from aigc_utils.history import Run", circles, "files leads to itself"),
         ("chat.text", "from aigc_utils import chat", circles, "chat.__init__ leads to itself"),
         ("gpt", "def f():\n from aigc_utils import decoding", circles, "gpt leads to itself"),

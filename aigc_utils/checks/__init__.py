@@ -24,11 +24,9 @@ __all__ = [
     "HintTable",
     "Slips",
     "alike",
-    "answered",
     "demand",
     "difference",
     "exercise",
-    "praise",
     "read_array",
     "read_number",
     "read_several",
@@ -37,16 +35,3 @@ __all__ = [
     "show_hints",
     "show_pair",
 ]
-
-
-def answered(value: object, name: str) -> None:
-    """Raise CheckFailed when ``value`` is what an unsolved exercise leaves behind."""
-    demand(
-        value is not None and value is not ...,
-        f"`{name}` gives nothing back yet: write its body and run the cell again.",
-    )
-
-
-def praise(sentence: str) -> None:
-    """Print the one line that a right answer earns."""
-    print(f"Right: {sentence}")
