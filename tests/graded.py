@@ -2,7 +2,7 @@
 
 A lesson's test holds two tables, each from an exercise's name to a list: ``RIGHT`` of functions
 that must pass, in the styles in which students write them, and ``WRONG`` of pairs of a function and
-a piece of the sentence that it must get (`` … `` stands for a gap).
+a piece of the sentence that it must get (`` … `` stands for a gap); ``CheckerTests`` does the rest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +12,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from exercises import exercise_from
 
 from aigc_utils.checks import CheckFailed, core
 
@@ -28,16 +29,15 @@ def run_answer(notebook: nbformat.NotebookNode, name: str, space: dict[str, Any]
     return space[name]
 
 
-def each(table: Mapping[str, Sequence[Any]]) -> pytest.MarkDecorator:
-    """Make a test of every entry of a table: arguments (name, answer) or (name, answer, piece)."""
-    rows = []
+def rows(table: Mapping[str, Sequence[Any]]) -> list[Any]:
+    """Return a test's parameters for every entry of a table: name, answer and perhaps piece."""
+    found = []
     for name, entries in table.items():
         for number, entry in enumerate(entries):
             answer, *piece = entry if isinstance(entry, tuple) else (entry,)
             label = getattr(answer, "__name__", "answer").strip("<>")
-            rows.append(pytest.param(name, answer, *piece, id=f"{name}-{number}-{label}"))
-    pairs = bool(rows) and len(rows[0].values) == 3
-    return pytest.mark.parametrize("name, answer, piece" if pairs else "name, answer", rows)
+            found.append(pytest.param(name, answer, *piece, id=f"{name}-{number}-{label}"))
+    return found
 
 
 def assert_accepted(
@@ -107,13 +107,6 @@ def assert_odd_answers_refused(
         assert_refused(check, name, wrong, piece)
 
 
-def assert_tables_are_full(check: ModuleType, right: Rights, wrong: Wrongs) -> None:
-    """Every exercise has at least four right and eight wrong answers."""
-    assert set(right) == set(wrong) == set(check.HINTS)
-    assert {name: len(rows) for name, rows in right.items() if len(rows) < 4} == {}
-    assert {name: len(rows) for name, rows in wrong.items() if len(rows) < 8} == {}
-
-
 def assert_checkers_and_hints(
     solutions: Path, check: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,3 +123,64 @@ def assert_checkers_and_hints(
         for level in (1, 2, 3):
             check.hint(name, level)
             assert capsys.readouterr().out.startswith(f"Hint {level} of 3: ")
+
+
+class CheckerTests:
+    """What is tested of every lesson's checkers: a lesson subclasses it as ``TestCheckers``.
+
+    ``check`` is the module of checkers, ``solutions`` the name of the notebook, ``right`` and
+    ``wrong`` are the tables, ``function_of(notebook, name)`` runs an answer's cell and returns what
+    it defines.
+    """
+
+    check: ModuleType
+    solutions: str
+    right: Rights
+    wrong: Wrongs
+    function_of: Callable[[nbformat.NotebookNode, str], Any]
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Make one test of every row of a table, and of every exercise."""
+        if "piece" in metafunc.fixturenames:
+            metafunc.parametrize("name, answer, piece", rows(self.wrong))
+        elif "answer" in metafunc.fixturenames:
+            metafunc.parametrize("name, answer", rows(self.right))
+        elif "name" in metafunc.fixturenames:
+            metafunc.parametrize("name", list(self.check.HINTS))
+
+    @property
+    def notebook(self) -> Path:
+        return Path(__file__).parents[1] / "notebooks" / "solutions" / self.solutions
+
+    def test_right_answer_passes_with_one_line(
+        self, name: str, answer: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert_accepted(self.check, name, answer, capsys)
+
+    def test_wrong_answer_gets_the_sentence_that_fits(
+        self, name: str, answer: Any, piece: str
+    ) -> None:
+        assert_refused(self.check, name, answer, piece)
+
+    def test_odd_answers_get_one_true_sentence(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert_odd_answers_refused(self.check, name, monkeypatch)
+
+    def test_solution_passes(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+        answer = type(self).function_of(nbformat.read(self.notebook, as_version=4), name)
+        capsys.readouterr()  # what the cell itself prints
+        assert_accepted(self.check, name, answer, capsys)
+
+    def test_unsolved_cell_fails_kindly(self, name: str) -> None:
+        exercise = nbformat.reads(exercise_from(self.notebook), as_version=4)
+        stub = type(self).function_of(exercise, name)
+        assert_refused(self.check, name, stub, f"`{name}` gives nothing back yet")
+
+    def test_every_exercise_has_checker_and_hints(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert_checkers_and_hints(self.notebook, self.check, capsys)
+
+    def test_every_exercise_has_four_right_and_eight_wrong_answers(self) -> None:
+        assert set(self.right) == set(self.wrong) == set(self.check.HINTS)
+        assert {name: len(row) for name, row in self.right.items() if len(row) < 4} == {}
+        assert {name: len(row) for name, row in self.wrong.items() if len(row) < 8} == {}

@@ -6,25 +6,14 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
-import pytest
 import torch
-from exercises import exercise_from
-from graded import (
-    assert_accepted,
-    assert_checkers_and_hints,
-    assert_odd_answers_refused,
-    assert_refused,
-    assert_tables_are_full,
-    each,
-    run_answer,
-)
+from graded import CheckerTests, run_answer
 
 from aigc_utils import decoding
 from aigc_utils.checks import decoding as check
 from aigc_utils.gpt import GPT, LLAMA, GPTConfig, KVCache
 
 SOLUTIONS = Path(__file__).parents[1] / "notebooks" / "solutions" / "05_decoding.ipynb"
-NAMES = list(check.HINTS)
 
 
 def function_of(notebook: nbformat.NotebookNode, name: str):
@@ -376,37 +365,6 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_solution_passes(name, capsys):
-    answer = solution(name)
-    capsys.readouterr()  # what the notebook itself prints
-    assert_accepted(check, name, answer, capsys)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_stub_fails_kindly(name):
-    stub = function_of(nbformat.reads(exercise_from(SOLUTIONS), as_version=4), name)
-    assert_refused(check, name, stub, f"`{name}` gives nothing back yet")
-
-
-@each(RIGHT)
-def test_right(name, answer, capsys):
-    assert_accepted(check, name, answer, capsys)
-
-
-@each(WRONG)
-def test_wrong(name, answer, piece):
-    assert_refused(check, name, answer, piece)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_odd(name, monkeypatch):
-    assert_odd_answers_refused(check, name, monkeypatch)
-
-
-def test_the_tables_are_full():
-    assert_tables_are_full(check, RIGHT, WRONG)
-
-
-def test_checkers_and_hints(capsys):
-    assert_checkers_and_hints(SOLUTIONS, check, capsys)
+class TestCheckers(CheckerTests):
+    check, solutions = check, SOLUTIONS.name
+    right, wrong, function_of = RIGHT, WRONG, staticmethod(function_of)

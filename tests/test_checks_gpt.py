@@ -7,26 +7,15 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
-from exercises import exercise_from
-from graded import (
-    assert_accepted,
-    assert_checkers_and_hints,
-    assert_odd_answers_refused,
-    assert_refused,
-    assert_tables_are_full,
-    each,
-    run_answer,
-)
+from graded import CheckerTests, run_answer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from aigc_utils import gpt
 from aigc_utils.checks import gpt as check
 
 SOLUTIONS = Path(__file__).parents[1] / "notebooks" / "solutions" / "03_gpt.ipynb"
-NAMES = list(check.HINTS)
 
 
 def function_of(notebook: nbformat.NotebookNode, name: str):
@@ -535,35 +524,6 @@ WRONG = {
 }
 
 
-@each(RIGHT)
-def test_a_right_answer_passes_with_one_line(name, answer, capsys):
-    assert_accepted(check, name, answer, capsys)
-
-
-@each(WRONG)
-def test_a_wrong_answer_gets_the_sentence_that_fits(name, answer, piece):
-    assert_refused(check, name, answer, piece)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_solution_passes_and_odd_answers_get_a_sentence(name, capsys, monkeypatch):
-    answer = solution(name)
-    capsys.readouterr()
-    assert_accepted(check, name, answer, capsys)
-    assert_odd_answers_refused(check, name, monkeypatch)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_unsolved_cell_fails_kindly(name):
-    stub = function_of(nbformat.reads(exercise_from(SOLUTIONS), as_version=4), name)
-    assert_refused(check, name, stub, f"`{name}` gives nothing back yet")
-
-
-def test_every_exercise_has_checker_hints_and_full_tables(capsys):
-    assert_checkers_and_hints(SOLUTIONS, check, capsys)
-    assert_tables_are_full(check, RIGHT, WRONG)
-
-
 def test_what_the_leaky_models_leak_is_known():
     """Each hidden suspect leaks what the checker says, to the pair, found by trying everything."""
     ids = torch.tensor([[3, 1, 5, 2, 4, 1, 6]])
@@ -594,3 +554,8 @@ def test_the_checkers_block_is_the_packages_block():
     mask = torch.full((7, 7), -math.inf).triu(1)
     right = block(x, None, mask, None, 0)
     assert torch.allclose(check._block(x, weights, 4), right, atol=1e-6)
+
+
+class TestCheckers(CheckerTests):
+    check, solutions = check, SOLUTIONS.name
+    right, wrong, function_of = RIGHT, WRONG, staticmethod(function_of)

@@ -1,34 +1,21 @@
 """Lesson 06: right answers of every style pass, wrong ones get the sentence that fits."""
 
+import functools
 import heapq
 import itertools
 import math
 from fractions import Fraction
-from pathlib import Path
 
 import nbformat
 import numpy as np
-import pytest
 import torch
-from exercises import exercise_from
-from graded import (
-    assert_accepted,
-    assert_checkers_and_hints,
-    assert_odd_answers_refused,
-    assert_refused,
-    assert_tables_are_full,
-    each,
-    run_answer,
-)
+from graded import CheckerTests, run_answer
 
 from aigc_utils import lab
 from aigc_utils.checks import hyperparameters as check
 
-SOLUTIONS = Path(__file__).parents[1] / "notebooks" / "solutions" / "06_hyperparameters.ipynb"
-NAMES = list(check.HINTS)
 
-
-@pytest.fixture(scope="module")
+@functools.cache
 def space():
     """What the cells above an answer define, without the figures."""
 
@@ -41,6 +28,11 @@ def space():
         "runs": lab.records("knobs"),
         "rng": np.random.default_rng(1),
     }
+
+
+def function_of(notebook: nbformat.NotebookNode, name: str):
+    """Run the learner's cell of one exercise and return the function that it defines."""
+    return run_answer(notebook, name, dict(space()))
 
 
 # --- 1 · seeds ------------------------------------------------------------------------------------
@@ -336,37 +328,6 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_solution_passes(name, space, capsys):
-    answer = run_answer(nbformat.read(SOLUTIONS, as_version=4), name, dict(space))
-    capsys.readouterr()  # what the cell itself prints
-    assert_accepted(check, name, answer, capsys)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_stub_fails_kindly(name, space):
-    exercise = nbformat.reads(exercise_from(SOLUTIONS), as_version=4)
-    assert_refused(check, name, run_answer(exercise, name, dict(space)), "gives nothing back yet")
-
-
-@each(RIGHT)
-def test_right(name, answer, capsys):
-    assert_accepted(check, name, answer, capsys)
-
-
-@each(WRONG)
-def test_wrong(name, answer, piece):
-    assert_refused(check, name, answer, piece)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_odd(name, monkeypatch):
-    assert_odd_answers_refused(check, name, monkeypatch)
-
-
-def test_the_tables_are_full():
-    assert_tables_are_full(check, RIGHT, WRONG)
-
-
-def test_checkers_and_hints(capsys):
-    assert_checkers_and_hints(SOLUTIONS, check, capsys)
+class TestCheckers(CheckerTests):
+    check, solutions = check, "06_hyperparameters.ipynb"
+    right, wrong, function_of = RIGHT, WRONG, staticmethod(function_of)

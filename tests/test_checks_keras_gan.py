@@ -1,21 +1,11 @@
 """Lesson 09: right answers of every style pass, wrong ones get the sentence that fits."""
 
-from pathlib import Path
+import functools
 
 import nbformat
 import numpy as np
-import pytest
 import torch
-from exercises import exercise_from
-from graded import (
-    assert_accepted,
-    assert_checkers_and_hints,
-    assert_odd_answers_refused,
-    assert_refused,
-    assert_tables_are_full,
-    each,
-    run_answer,
-)
+from graded import CheckerTests, run_answer
 
 from aigc_utils import gan, scores, session
 from aigc_utils.checks import keras_gan as check
@@ -24,17 +14,20 @@ with session.quiet_stderr():
     import keras
     import tensorflow as tf
 
-SOLUTIONS = Path(__file__).parents[1] / "notebooks" / "solutions" / "09_keras_gan.ipynb"
-NAMES = list(check.HINTS)
 mean, softplus = tf.reduce_mean, tf.math.softplus
 
 
-@pytest.fixture(scope="module")
+@functools.cache
 def space():
     """What the cells above an answer define."""
     names = {"np": np, "tf": tf, "gan": gan, "scores": scores, "rng": np.random.default_rng(9)}
     names |= {"G": gan.build_generator(8, width=2), "D": gan.build_discriminator(width=2)}
     return names | {"real": tf.ones((4, 28, 28, 1)), "z": tf.ones((4, 8))}
+
+
+def function_of(notebook: nbformat.NotebookNode, name: str):
+    """Run the learner's cell of one exercise and return the function that it defines."""
+    return run_answer(notebook, name, dict(space()))
 
 
 # --- 1 · overlap ----------------------------------------------------------------------------------
@@ -517,34 +510,6 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_solution_passes(name, space, capsys):
-    answer = run_answer(nbformat.read(SOLUTIONS, as_version=4), name, dict(space))
-    capsys.readouterr()  # what the cell itself prints
-    assert_accepted(check, name, answer, capsys)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_stub_fails_kindly(name, space):
-    exercise = nbformat.reads(exercise_from(SOLUTIONS), as_version=4)
-    assert_refused(check, name, run_answer(exercise, name, dict(space)), "gives nothing back yet")
-
-
-@each(RIGHT)
-def test_right(name, answer, capsys):
-    assert_accepted(check, name, answer, capsys)
-
-
-@each(WRONG)
-def test_wrong(name, answer, piece):
-    assert_refused(check, name, answer, piece)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_odd(name, monkeypatch):
-    assert_odd_answers_refused(check, name, monkeypatch)
-
-
 def test_the_checks_leave_kerass_generator_alone():
     keras.utils.set_random_seed(5)
     expected = keras.random.normal((3,)).numpy()
@@ -554,9 +519,6 @@ def test_the_checks_leave_kerass_generator_alone():
     assert np.array_equal(keras.random.normal((3,)).numpy(), expected)
 
 
-def test_the_tables_are_full():
-    assert_tables_are_full(check, RIGHT, WRONG)
-
-
-def test_checkers_and_hints(capsys):
-    assert_checkers_and_hints(SOLUTIONS, check, capsys)
+class TestCheckers(CheckerTests):
+    check, solutions = check, "09_keras_gan.ipynb"
+    right, wrong, function_of = RIGHT, WRONG, staticmethod(function_of)

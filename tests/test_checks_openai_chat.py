@@ -12,24 +12,13 @@ from pathlib import Path
 
 import nbformat
 import openai
-import pytest
-from exercises import exercise_from
-from graded import (
-    assert_accepted,
-    assert_checkers_and_hints,
-    assert_odd_answers_refused,
-    assert_refused,
-    assert_tables_are_full,
-    each,
-    run_answer,
-)
+from graded import CheckerTests, run_answer
 from pydantic import BaseModel, ValidationError
 
 from aigc_utils import chat
 from aigc_utils.checks import openai_chat as check
 
 SOLUTIONS = Path(__file__).parents[1] / "notebooks" / "solutions" / "13_openai_chat.ipynb"
-NAMES = list(check.HINTS)
 
 
 def function_of(notebook: nbformat.NotebookNode, name: str):
@@ -705,35 +694,6 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_solution_passes(name, capsys):
-    assert_accepted(check, name, solution(name), capsys)
-
-
-@each(RIGHT)
-def test_a_right_answer_passes(name, answer, capsys):
-    assert_accepted(check, name, answer, capsys)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_stub_fails_kindly(name):
-    stub = function_of(nbformat.reads(exercise_from(SOLUTIONS), as_version=4), name)
-    assert_refused(check, name, stub, f"`{name}` gives nothing back yet")
-
-
-@each(WRONG)
-def test_a_wrong_answer_gets_its_sentence(name, answer, piece):
-    assert_refused(check, name, answer, piece)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_odd_answers_get_one_true_sentence(name, monkeypatch):
-    assert_odd_answers_refused(check, name, monkeypatch)
-
-
-def test_every_exercise_has_its_rows():
-    assert_tables_are_full(check, RIGHT, WRONG)
-
-
-def test_every_graded_exercise_has_a_checker_and_three_hints(capsys):
-    assert_checkers_and_hints(SOLUTIONS, check, capsys)
+class TestCheckers(CheckerTests):
+    check, solutions = check, SOLUTIONS.name
+    right, wrong, function_of = RIGHT, WRONG, staticmethod(function_of)

@@ -3,27 +3,13 @@
 import re
 from collections import Counter, defaultdict
 from itertools import pairwise
-from pathlib import Path
 
 import nbformat
 import numpy as np
-import pytest
-from exercises import exercise_from
-from graded import (
-    assert_accepted,
-    assert_checkers_and_hints,
-    assert_odd_answers_refused,
-    assert_refused,
-    assert_tables_are_full,
-    each,
-    run_answer,
-)
+from graded import CheckerTests, assert_refused, run_answer
 
 from aigc_utils.checks import tokenization as check
 from aigc_utils.tokenizer import BPETokenizer
-
-SOLUTIONS = Path(__file__).parents[1] / "notebooks" / "solutions" / "02_tokenization.ipynb"
-NAMES = list(check.HINTS)
 
 
 def function_of(notebook: nbformat.NotebookNode, name: str):
@@ -483,35 +469,11 @@ WRONG = {
 }
 
 
-@each(RIGHT)
-def test_a_right_answer_passes_with_one_line(name, answer, capsys):
-    assert_accepted(check, name, answer, capsys)
-
-
-@each(WRONG)
-def test_a_wrong_answer_gets_the_sentence_that_fits(name, answer, piece):
-    assert_refused(check, name, answer, piece)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_solution_passes_and_odd_answers_get_a_sentence(name, capsys, monkeypatch):
-    solution = function_of(nbformat.read(SOLUTIONS, as_version=4), name)
-    capsys.readouterr()
-    assert_accepted(check, name, solution, capsys)
-    assert_odd_answers_refused(check, name, monkeypatch)
-
-
 def test_a_loop_that_waits_for_a_younger_merge_is_stopped(monkeypatch):
     monkeypatch.setattr("aigc_utils.checks.core.SECONDS", 0.3)
     assert_refused(check, "encode_word", never_ends, "was still running after 0.3 seconds in line")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_unsolved_cell_fails_kindly(name):
-    stub = function_of(nbformat.reads(exercise_from(SOLUTIONS), as_version=4), name)
-    assert_refused(check, name, stub, f"`{name}` gives nothing back yet")
-
-
-def test_every_exercise_has_checker_hints_and_full_tables(capsys):
-    assert_checkers_and_hints(SOLUTIONS, check, capsys)
-    assert_tables_are_full(check, RIGHT, WRONG)
+class TestCheckers(CheckerTests):
+    check, solutions = check, "02_tokenization.ipynb"
+    right, wrong, function_of = RIGHT, WRONG, staticmethod(function_of)
