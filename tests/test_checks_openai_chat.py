@@ -88,6 +88,26 @@ def counts_one(messages, count, prices, left, most):
     return payer()(messages[-1:], count, prices, left, most)
 
 
+def rounds_floats(messages, count, prices, left, most):
+    """Forgives floats by a digit too many."""
+    room = round(left * 1e6 - prices.prompt * count(messages), 6)
+    if room < 0 or room < prices.answer:
+        raise ValueError("Not one token can be paid.")
+    return min(most, int(round(room / prices.answer, 6))) if prices.answer else most
+
+
+def multiplies_first(messages, count, prices, left, most):
+    """Exact from then on, but `left * 1e6` is a float."""
+    text = Fraction(str(left * 1e6))
+    return payer(million=1, read=lambda x: text if x is left else Fraction(str(x)))(
+        messages, count, prices, left, most
+    )
+
+
+async def promises(messages, count, prices, left, most):
+    return 1
+
+
 def in_search(messages, count, prices, left, most):
     """Right, by halving."""
 
@@ -227,6 +247,40 @@ def same_words(text, tools):
     return (None, everything) if complaint else (result, None)
 
 
+def runs_text(text, tools):
+    """Takes the text for Python."""
+    try:
+        call = eval(text, {"true": True, "false": False, "null": None})
+    except Exception:
+        return None, "no call"
+    return runner()(json.dumps(call), tools)
+
+
+def digs(text, tools):
+    """Looks for a call in the middle of a story."""
+    start, end = text.find("{"), text.rfind("}") + 1
+    return runner()(text[start:end] if -1 < start < end else text, tools)
+
+
+def caller(call):
+    """A right `run_call`, but for how it hands the arguments over."""
+
+    def run_call(text, tools):
+        changed = {
+            name: (model, lambda function=function, **arguments: call(function, arguments))
+            for name, (model, function) in tools.items()
+        }
+        return runner()(text, changed)
+
+    return run_call
+
+
+def uses_up(text, tools):
+    found = runner()(text, tools)
+    tools.clear()
+    return found
+
+
 def mapper(cut="words", fill=True, again=True, ends=True, once=True, keep=True, glue="\n\n"):
     """A map–reduce with one thing left out or wrong."""
 
@@ -360,6 +414,19 @@ def three_rounds(text, summarise, limit):
     return summarise(text[:limit])
 
 
+def until_nothing_changes(text, summarise, limit):
+    while len(text) > limit:
+        shorter = mapper(again=False, ends=False)(text, summarise, limit)
+        if shorter == text:
+            raise ValueError("Nothing changes any more.")
+        text = shorter
+    return summarise(text)
+
+
+def small_letters(text, summarise, limit):
+    return mapper()(text, lambda piece: summarise(piece.lower()), limit)
+
+
 def letters(text, summarise, limit):
     """Cut anywhere."""
     while len(text) > limit:
@@ -490,6 +557,72 @@ async def free_second_try(calls, limit, busy, attempts, wait):
         return failure
 
     return await asyncio.gather(*map(one, calls))
+
+
+async def in_waves(calls, limit, busy, attempts, wait):
+    """Tries the refused again when all others have ended."""
+    ask = solution("ask_all")
+    answers = await ask(calls, limit, busy, 1, wait)
+    for attempt in range(1, attempts):
+        again = [i for i, answer in enumerate(answers) if isinstance(answer, busy)]
+        if not again:
+            break
+        await asyncio.sleep(wait * 2 ** (attempt - 1))
+        found = await ask([calls[i] for i in again], limit, busy, 1, wait)
+        for i, answer in zip(again, found, strict=True):
+            answers[i] = answer
+    return answers
+
+
+async def one_pause_for_all(calls, limit, busy, attempts, wait):
+    gate, pause = asyncio.Semaphore(limit), wait
+
+    async def one(call):
+        nonlocal pause
+        for left in reversed(range(attempts)):
+            try:
+                async with gate:
+                    return await call()
+            except busy as error:
+                if not left:
+                    return error
+            except Exception as error:
+                return error
+            mine, pause = pause, 2 * pause
+            await asyncio.sleep(mine)
+
+    return await asyncio.gather(*map(one, calls))
+
+
+async def pauses_at_the_end(calls, limit, busy, attempts, wait):
+    gate = asyncio.Semaphore(limit)
+
+    async def one(call):
+        for attempt in range(attempts):
+            try:
+                async with gate:
+                    return await call()
+            except busy as error:
+                failure = error
+            except Exception as error:
+                return error
+            await asyncio.sleep(wait * 2**attempt)
+        return failure
+
+    return await asyncio.gather(*map(one, calls))
+
+
+async def empties(calls, limit, busy, attempts, wait):
+    own = [calls.pop(0) for _ in range(len(calls))]
+    return await solution("ask_all")(own, limit, busy, attempts, wait)
+
+
+async def forgets_await(calls, limit, busy, attempts, wait):
+    return solution("ask_all")(calls, limit, busy, attempts, wait)
+
+
+async def stops_at_once(calls, limit, busy, attempts, wait):
+    return asyncio.run(solution("ask_all")(calls, limit, busy, attempts, wait))
 
 
 def not_async(calls, limit, busy, attempts, wait):
@@ -629,6 +762,9 @@ WRONG = {
         (payer(read=Decimal), "floats round"),
         (ledger, "floats round"),
         (payer(down=lambda x: int(round(x, 3))), "floats round"),
+        (rounds_floats, "floats round"),
+        (multiplies_first, "floats round"),
+        (promises, "is an `async def`"),
         (pops, "changes its input `messages`"),
         (counts_one, "Give `count` the list"),
     ],
@@ -648,7 +784,20 @@ WRONG = {
         (lambda text, tools: (None, "no"), "must give (1.5, None), and yours is refused"),
         (lambda text, tools: 1.5, "must return 2 things"),
         (lambda text, tools: ("1.5", None), "ran 0 times"),
-        (lambda text, tools: run_all_in_one(text, tools)[::-1], "and yours is refused: 1.5"),
+        (lambda text, tools: run_all_in_one(text, tools)[::-1], "and yours is (None, 1.5)"),
+        (lambda text, tools: (1.5, ""), "and yours is (1.5, '')"),
+        (runs_text, "Given Python instead of JSON"),
+        (digs, "Given a story with a call in it"),
+        (caller(lambda function, given: function(*given.values())), "look_up"),
+        (
+            caller(
+                lambda function, given: function(
+                    **{k: v for k, v in given.items() if v is not None}
+                )
+            ),
+            "must give ('cat, anywhere', None), and yours is refused",
+        ),
+        (uses_up, "changes its input `tools`"),
     ],
     "summarise_long": [
         (mapper(cut="never"), "takes 200 at most"),
@@ -666,6 +815,8 @@ WRONG = {
         (three_rounds, "go on until it fits"),
         (letters, "must stay whole"),
         (strict_less, "exactly one call"),
+        (until_nothing_changes, "after the first round that makes the text no shorter"),
+        (small_letters, "never reach the summary"),
         (swallows, "takes 200 at most"),
         (lambda text, summarise, limit: text[:limit], "`summarise` is never called"),
     ],
@@ -690,6 +841,12 @@ WRONG = {
         (without_failures, "one entry for each of 6 calls"),
         (free_second_try, "the gate holds for another try"),
         (not_async, "must stay an `async def`"),
+        (in_waves, "The pauses must double"),
+        (one_pause_for_all, "The pauses must double"),
+        (pauses_at_the_end, "after the last attempt"),
+        (empties, "changes its input `calls`"),
+        (forgets_await, "put `await` before it"),
+        (stops_at_once, "`ask_all(calls, 3,"),
     ],
 }
 

@@ -142,6 +142,9 @@ class Answer:
         names = self.names_of_inputs(args)
         copies = [copied(value) for value in args]
         value, error = self.during(lambda: self.function(*copies), *args)
+        if inspect.iscoroutine(value):
+            value.close()  # or Python warns, with the checker's own lines
+            raise CheckFailed(f"`{self.name}` is an `async def`: write a plain `def`.")
         for name, given, kept in zip(names, copies, args, strict=True):
             demand(
                 same(given, kept),

@@ -6,6 +6,7 @@ import json
 import math
 import operator
 import selectors
+import string
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -100,6 +101,8 @@ _FINE: list[Purchase] = [
     (4, 0.3, 0.2, 0.0006, 10_000),
     (4, 0.2, 1.1, 0.0003, 10_000),
     (4, 0.3, 0.2, 0.000599999999, 10_000),
+    (0, 3, 100, 0.299999999999, 10_000),  # forgiving a float its last digit is a token too many
+    (0, 3, 7, 0.000511, 10_000),  # `left * 1e6` is a little less than it should be
 ]
 
 
@@ -275,6 +278,11 @@ class _Rounding(BaseModel, extra="forbid"):
     digits: int = 1
 
 
+class _Place(BaseModel, extra="forbid"):
+    word: str
+    place: str | None = None
+
+
 class _Tools(dict[str, Any]):
     """What is offered, by a short name in the checker's sentences; keeps the calls that ran."""
 
@@ -298,11 +306,16 @@ class _Tools(dict[str, Any]):
             if word == "everything":
                 raise KeyError(word)
 
+        def look_up(*, word: str, place: str | None) -> str:
+            self.calls.append("look_up")
+            return f"{word}, {place or 'anywhere'}"
+
         super().__init__(
             divide=(_Division, divide),
             count_letters=(_Word, count_letters),
             round_to=(_Rounding, round_to),
             forget=(_Word, forget),
+            look_up=(_Place, look_up),
         )
 
     def __repr__(self) -> str:
@@ -317,11 +330,23 @@ _GOOD: list[tuple[str, dict[str, Any], Any]] = [
     ("forget", {"word": "me"}, None),
     ("round_to", {"number": 2.345, "digits": 2}, 2.35),
     ("round_to", {"number": 2.345}, 2.3),  # the default of the class
+    ("look_up", {"word": "cat", "place": "Paris"}, "cat, Paris"),  # by keyword only
+    ("look_up", {"word": "cat"}, "cat, anywhere"),
 ]
 # A text, what its complaint must name, and how the sentence calls it.
 _BAD: list[tuple[str, str, str]] = [
     ("Sure, I will call divide for you!", "", "text that is not JSON"),
     ("", "", "an empty text"),
+    (
+        "dict(name='divide', arguments=dict(dividend=6, divisor=3))",
+        "",
+        "Python instead of JSON",
+    ),
+    (
+        'Once {"name": "divide", "arguments": {"dividend": 6, "divisor": 3}} was called.',
+        "",
+        "a story with a call in it",
+    ),
     ("[1, 2]", "", "a JSON list"),
     ('"divide"', "", "a JSON string"),
     ("7", "", "a JSON number"),
@@ -398,9 +423,12 @@ def _judge_good(answer: Answer, text: str, right: Any) -> None:
     tools = _Tools()
     result, complaint = _pair(answer, text, tools, "a valid call")
     wanted = f"The valid call {cut(text, 100)} must give ({right!r}, None)"
+    said = isinstance(complaint, str) and result is None and complaint.strip()
     demand(
         complaint is None,
-        f"{wanted}, and yours is refused: {cut(str(complaint), 100).rstrip('.')}.",
+        f"{wanted}, and yours is refused: {cut(str(complaint), 100).rstrip('.')}."
+        if said
+        else f"{wanted}, and yours is ({cut(repr(result), 60)}, {cut(repr(complaint), 60)}).",
     )
     demand(
         len(tools.calls) == 1,
@@ -440,6 +468,10 @@ def _refused(answer: Answer, text: str, tools: _Tools, what: str) -> str:
 
 def _pair(answer: Answer, text: str, tools: _Tools, what: str) -> list[Any]:
     value, error = answer.outcome(text, tools)
+    demand(
+        tools.keys() == _Tools().keys(),
+        "`run_call` changes its input `tools`: work on a copy, or build a new one.",
+    )
     if error is not None:
         raise CheckFailed(
             f"Given {what}, {answer.stopped(error, text, tools)} A model's text must never stop "
@@ -614,6 +646,11 @@ def _judge_rounds(answer: Answer) -> None:
             answer.stopped(error, "…", summaries, 60) if error else "",
         )
         demand(error, f"When the summaries are {how}, raise ValueError: it would never end.")
+        demand(
+            len(summaries.sent) == 12,
+            f"When the summaries are {how}, raise ValueError after the first round that makes the "
+            "text no shorter.",
+        )
     text = _paragraphs(12, words=7)
     slow = _Slowly(300)
     value, error = answer.outcome(text, slow, 300)
@@ -630,7 +667,8 @@ def _judge_rounds(answer: Answer) -> None:
 
 
 def _paragraphs(n: int, *, words: int, first: int = 0) -> str:
-    return "\n\n".join(f"#{first + i} " + " ".join(["filler"] * words) for i in range(n))
+    marks = string.digits + string.ascii_uppercase  # letters show whether the text was changed
+    return "\n\n".join(f"#{marks[first + i]} " + " ".join(["filler"] * words) for i in range(n))
 
 
 def _fill(paragraphs: list[str], limit: int) -> int:
@@ -671,6 +709,11 @@ class _Loop(asyncio.SelectorEventLoop):
         return self.clock.skipped
 
 
+class _Calls(list[Callable[[], Coroutine[Any, Any, str]]]):
+    def __repr__(self) -> str:
+        return "calls"
+
+
 class _Provider:
     """Answers after a while; keeps when each call came and went."""
 
@@ -682,9 +725,10 @@ class _Provider:
     ):
         self.lasts, self.refusals, self.broken = lasts, refusals or {}, broken
         self.tries: dict[int, list[list[float]]] = {i: [] for i in range(len(lasts))}
+        self.ended = 0.0
 
-    def calls(self) -> list[Callable[[], Coroutine[Any, Any, str]]]:
-        return [partial(self._answer, i) for i in range(len(self.lasts))]
+    def calls(self) -> _Calls:
+        return _Calls(partial(self._answer, i) for i in range(len(self.lasts)))
 
     async def _answer(self, i: int) -> str:
         time = asyncio.get_running_loop().time
@@ -737,11 +781,16 @@ def _answers(
     n = len(provider.lasts)
 
     async def attempt() -> Any:
-        work = answer.function(provider.calls(), limit, _BusyError, attempts, wait)
+        work = answer.function(*args)
         if work is None or work is ...:  # for which the core has a sentence
             return work
         demand(inspect.isawaitable(work), "`ask_all` must stay an `async def` function.")
-        return await asyncio.wait_for(work, 1_000)
+        found = await asyncio.wait_for(work, 1_000)
+        provider.ended = asyncio.get_running_loop().time()
+        if inspect.iscoroutine(found):
+            found.close()
+            raise CheckFailed("`ask_all` returns a coroutine: put `await` before it.")
+        return found
 
     def run() -> tuple[Any, BaseException | None]:
         def work() -> Any:
@@ -754,6 +803,10 @@ def _answers(
     answer.names_of_inputs(args)
     with ThreadPoolExecutor(1) as pool:
         value, error = pool.submit(run).result()
+    demand(
+        len(args[0]) == n,
+        "`ask_all` changes its input `calls`: work on a copy, or build a new one.",
+    )
     failed = any(provider.refusals) or provider.broken
     demand(
         not (failed and isinstance(error, _BusyError | RuntimeError)),
@@ -839,8 +892,9 @@ def _judge_failures(answer: Answer) -> None:
 
 def _judge_pauses(answer: Answer) -> None:
     for wait in (0.25, 2.0):
-        provider = _Provider([0.1, 0.1], refusals={1: 3})
-        _answers(answer, provider, 2, attempts=4, wait=wait)
+        # Beside it one call is refused as well, and one takes its time.
+        provider = _Provider([0.1, 0.1, 50.0], refusals={0: 1, 1: 3})
+        _answers(answer, provider, 3, attempts=4, wait=wait)
         tries = provider.tries[1]
         pauses = [b[0] - a[1] for a, b in pairwise(tries)]
         demand(
@@ -867,4 +921,10 @@ def _judge_pauses(answer: Answer) -> None:
         peak <= 2,
         f"With a limit of 2, {peak} calls were being awaited at once: the gate holds "
         "for another try, too.",
+    )
+    provider = _Provider([0.1], refusals={0: 9})
+    _answers(answer, provider, 1)
+    demand(
+        math.isclose(provider.ended, provider.tries[0][-1][1]),
+        "There is nothing to wait for after the last attempt: keep its exception at once.",
     )
