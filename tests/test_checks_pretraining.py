@@ -261,6 +261,24 @@ def reading(smooth=True, nan=True, gap=False, underfit=True, tolerance=0.15, bli
     return diagnose
 
 
+def reading_of_validation(train_loss, val_loss):
+    if not np.isfinite(val_loss).all():
+        return "diverging"
+    return reading(nan=False)(train_loss, val_loss)
+
+
+def reading_of_two_points(train_loss, val_loss):
+    if train_loss[-1] > train_loss[0]:
+        return "diverging"
+    return reading()(train_loss, val_loss)
+
+
+def reading_of_what_validation_lost(train_loss, val_loss):
+    found = reading()(train_loss, val_loss)
+    lost = val_loss[:5].mean() - val_loss[-5:].mean() > 0.1 * val_loss[0]
+    return "underfitting" if found == "learning" and not lost else found
+
+
 RIGHT = {
     "bits_per_character": [
         lambda nats, tokens, characters: nats * tokens / characters / math.log(2),
@@ -368,7 +386,10 @@ WRONG = {
             "each once",
         ),
         (lambda *sizes: cut_windows(*sizes)[0], "must return 2 things"),
-        (lambda *sizes: (np.arange(3), np.array([])), "at least one"),
+        (
+            lambda *sizes: (np.arange(3), np.array([])),
+            "`honest_windows(1000, … gives no test starts",
+        ),
         (lambda *sizes: (np.arange(3) + 0.5, np.arange(3)), "whole numbers"),
     ],
     "diagnose": [
@@ -382,6 +403,9 @@ WRONG = {
         (reading_in_another_order, "that is overfitting, and you say underfitting"),
         (reading_of_training_alone, "that is overfitting"),
         (reading_in_nats, "and you say underfitting"),
+        (reading_of_validation, "The training losses alone are not numbers any more"),
+        (reading_of_two_points, "Only the last training point sticks out"),
+        (reading_of_what_validation_lost, "Training has lost a third, and validation next to"),
         (lambda train, val: "fine", "and not 'fine'"),
         (lambda train, val: "Learning", "and not 'Learning'"),
         (lambda train, val: "learning", "and you say learning"),

@@ -257,8 +257,8 @@ def honest_windows(answer: Answer) -> str:
 def _judge_windows(answer: Answer, n_tokens: int, length: int, stride: int, share: float) -> None:
     parts = ("training starts", "test starts")
     given = read_several(answer(n_tokens, length, stride, share), "honest_windows", parts)
-    train, test = (_starts(starts, name) for starts, name in zip(given, parts, strict=True))
     case = answer.case(n_tokens, length, stride, share)
+    train, test = (_starts(starts, name, case) for starts, name in zip(given, parts, strict=True))
     both = np.concatenate([train, test])
     demand(
         both.min() >= 0 and both.max() + length < n_tokens,
@@ -295,11 +295,12 @@ def _judge_windows(answer: Answer, n_tokens: int, length: int, stride: int, shar
         )
 
 
-def _starts(value: object, name: str) -> Starts:
+def _starts(value: object, name: str, case: str) -> Starts:
     starts = read_array(value, name)
+    demand(starts.size > 0, f"{case} gives no {name}, though there is room for windows.")
     demand(
-        starts.ndim == 1 and starts.size > 0 and np.array_equal(starts, np.round(starts)),
-        f"`{name}` must be whole numbers in one row, at least one.",
+        starts.ndim == 1 and np.array_equal(starts, np.round(starts)),
+        f"`{name}` must be whole numbers in one row.",
     )
     return starts.astype(np.int64)
 
@@ -340,6 +341,8 @@ def _stories(seed: int) -> list[tuple[str, str, Losses, Losses]]:
     t, short, long = np.linspace(0, 1, 60), np.linspace(0, 1, 15), np.linspace(0, 1, 240)
     falling = 2.2 + 4 * np.exp(-6 * t)
     spike, dip, burst, one = (noisy(falling + 0.1), noisy(falling), noisy(falling), noisy(falling))
+    high = noisy(falling)
+    high[-1] += 4.5
     spike[-1] += 0.5
     dip[45] -= 0.6
     burst[40:] = np.nan
@@ -397,6 +400,12 @@ def _stories(seed: int) -> list[tuple[str, str, Losses, Losses]]:
             noisy(1.2 - 0.05 * long, 0.01),
         ),
         ("The losses are not numbers any more", "diverging", burst, burst),
+        (
+            "The training losses alone are not numbers any more",
+            "diverging",
+            burst,
+            noisy(falling + 0.1),
+        ),
         ("The last validation loss is infinite", "diverging", noisy(falling), one),
         (
             "The loss falls, then climbs above its first value",
@@ -409,5 +418,12 @@ def _stories(seed: int) -> list[tuple[str, str, Losses, Losses]]:
             "diverging",
             noisy(4.0 + 0.4 * t),
             noisy(4.1 + 0.1 * t),
+        ),
+        ("Only the last training point sticks out", "learning", high, noisy(falling + 0.1)),
+        (
+            "Training has lost a third, and validation next to nothing",
+            "learning",
+            noisy(6.2 - 2 * t),
+            noisy(6.2 - 0.2 * t),
         ),
     ]
