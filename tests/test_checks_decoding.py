@@ -62,6 +62,11 @@ def nucleus_growing(probs, p):
     return tuple(ranks[:n])
 
 
+def nucleus_of_two_digits(probs, p):
+    sums = np.cumsum(np.sort(probs)[::-1]).round(2)
+    return np.argsort(-probs)[: np.searchsorted(sums, p) + 1]
+
+
 def nucleus_mask(probs, p):
     return np.isin(np.arange(len(probs)), nucleus_walk(probs, p))
 
@@ -298,6 +303,19 @@ def one_short(model, ids, n):
     return solution("continue_greedily")(model, ids, n - 1)
 
 
+@torch.no_grad()
+def reads_half_for_nothing(model, ids, n):
+    """Starts a fresh cache as soon as the old one is full, though nothing more is asked for."""
+    cache, text, unread = KVCache(model.config), list(ids), list(ids)
+    for _ in range(n):
+        text.append(int(model(torch.tensor([unread]), cache)[0, -1].argmax()))
+        unread = text[-1:]
+        if cache.used == model.config.context:
+            cache, half = KVCache(model.config), text[-(model.config.context // 2) :]
+            model(torch.tensor([half[:-1]]), cache)
+    return text[len(ids) :]
+
+
 RIGHT = {
     "nucleus": [nucleus_walk, nucleus_search, nucleus_torch, nucleus_growing],
     "longest_text": [tokens(), tokens_by_steps, tokens_by_divmod, tokens_of_numpy],
@@ -323,6 +341,7 @@ WRONG = {
         (lambda probs, p: [[i] for i in nucleus_walk(probs, p)], "in one row"),
         (lambda probs, p: nucleus_walk(probs, p) * 2, "different"),
         (lambda probs, p: [i + 1 for i in nucleus_walk(probs, p)], "not the likeliest"),
+        (nucleus_of_two_digits, "less than p = 0.8"),
     ],
     "longest_text": [
         (tokens(keys_and_values=1), "keys *and* values are kept"),
@@ -336,6 +355,7 @@ WRONG = {
         (always_shared, "must be"),
         (tokens_of_context, "leaves aside"),
         (lambda *case: 8 * tokens()(*case), "must be"),
+        (lambda *case: tokens_by_steps(case[0], case[1] - 1, *case[2:]), "must be 100, and is 99"),
         (lambda config, memory, users: tokens()(config, memory, users), "does not take that"),
     ],
     "temperature_for": [
@@ -361,6 +381,8 @@ WRONG = {
         (one_short, "1 new ids were asked for, and 0 came"),
         (grows_the_prompt, "changes its input `ids`"),
         (lambda model, ids, n: [0] * n, "is another one"),
+        (lambda *case: [solution("continue_greedily")(*case)], "in one row"),
+        (reads_half_for_nothing, "each token needs to be read once"),
     ],
 }
 

@@ -74,6 +74,7 @@ def nucleus(answer: Answer) -> str:
         (np.array([0.25, 0.0, 0.5, 0.25, 0.0]), 1.0),
         (np.array([0.25, 0.25, 0.25, 0.25]), 0.6),
         *((rng.dirichlet(np.full(size, 0.3)), p) for size, p in ((41, 0.3), (41, 0.9), (7, 0.95))),
+        (np.array([0.201, 0.503, 0.296]), 0.8),  # 0.799 is less
         (np.array([1.0]), 0.7),
     ):
         _judge_nucleus(answer, probs, p)
@@ -134,6 +135,7 @@ def longest_text(answer: Answer) -> str:
         (every, 10_000_000, 1, 4),
         (every, 9_876_543, 11, 2),
         (shared, 1_234_567),
+        (one, 67_200, 2, 4),  # just enough for 100 tokens
         (one, 100, 5, 2),  # too little for one token
     ]
     answer.compare(cases, _tokens, _TOKEN_SLIPS)
@@ -265,17 +267,21 @@ def continue_greedily(answer: Answer) -> str:
             reads.append(inputs[0].numel())
 
         model.register_forward_pre_hook(count)
-        for n in (1, context - len(prompt), 3 * context):
+        room = context - len(prompt)
+        for n in (1, room, room + 1, 3 * context):  # the last id of all is not read
             right: list[int] = decoding.generate(model, prompt, n, temperature=0) if n else []
             reads.clear()
             given = read_array(answer(model, prompt, n), "continue_greedily")
             case = f"With a context of {context}, {len(prompt)} ids and n = {n}"
-            fits = len(prompt) + n <= context
+            fits = n <= room + 1
             demand(
                 np.array_equal(given, np.round(given)),
                 f"{case} return ids, which are whole numbers.",
             )
-            _judge_ids([int(i) for i in given.ravel()], right, prompt, context, case)
+            demand(
+                given.ndim == 1, f"{case} return the ids in one row, not in shape {given.shape}."
+            )
+            _judge_ids([int(i) for i in given], right, prompt, context, case)
             demand(
                 not fits or sum(reads) <= len(prompt) + n,
                 f"{case} the ids are right, but the model has read {sum(reads)} tokens: each token "
