@@ -286,6 +286,13 @@ def transposed_in_place(y, w, s):
     return painted(kernel=lambda w: w[::-1, ::-1])(y, w, s)
 
 
+def transposed_on_top(y, w, s, pictures={}):  # noqa: B006  (the mistake)
+    """Paints on the picture of the last call."""
+    key = y.shape, w.shape, s
+    pictures[key] = pictures.get(key, 0) + painted()(y, w, s)
+    return pictures[key]
+
+
 RIGHT = {
     "receptive_field": [
         field_from_the_top,
@@ -395,6 +402,7 @@ WRONG = {
         (lambda y, w, s: 2 * painted()(y, w, s), "numbers differ"),
         (transposed_in_place, "changes its input `w`"),
         (lambda y, w, s: painted()(y, w, s)[None], "yours has shape (1, 7, 9)"),
+        (transposed_on_top, "numbers differ"),
     ],
 }
 
