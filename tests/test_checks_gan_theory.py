@@ -256,6 +256,13 @@ def modes_in_place(samples, centres, reach):
     return modes()(samples, centres, reach)
 
 
+def whole_shares(samples, centres, reach):
+    """The fair share is rounded down."""
+    far = distances_of(samples, centres)
+    counts = np.bincount(far.argmin(axis=1)[far.min(axis=1) <= reach], minlength=len(centres))
+    return np.flatnonzero(counts < len(samples) // len(centres) / 4)
+
+
 RIGHT = {
     "js_divergence": [
         jsd_in_loops,
@@ -310,6 +317,10 @@ WRONG = {
         (lambda d, g, r, f: np.round((r * d + f * g) / (d + g), 2), "must have"),
         (lambda d, g, r, f: (0.9 * d + f * g) / (d + g), "must have"),
         (lambda d, g: d / (d + g), "does not take that"),
+        (
+            lambda d, g, r=0.9, f=0.0: (r * d + f * g) / (d + g),
+            "must have 0.8 at [0], and has 0.72",
+        ),
     ],
     "dirac_step": [
         (step(penalty=1.0), "pushes ψ away"),
@@ -357,6 +368,7 @@ WRONG = {
         (modes_in_place, "changes its input `samples`"),
         (lambda s, c, r: list(range(len(c))), "must be reported, and yours are"),
         (lambda s, c, r: [], "must be reported, and yours are none"),
+        (whole_shares, "have [8, 1] samples of 9"),
     ],
 }
 

@@ -204,10 +204,11 @@ def smoothed_optimum(answer: Answer) -> str:
             got = read_array(answer(*args), "smoothed_optimum", expected.shape)
             found.append((args, _settled(got, expected, 2e-4), expected))
         answer.judge(found, slips)
+    answer.compare([points], _optimum)  # without targets
     return "no other D beats yours, for hard and for soft targets."
 
 
-def _optimum(p_data: Array, p_model: Array, real: float, fake: float) -> Array:
+def _optimum(p_data: Array, p_model: Array, real: float = 1.0, fake: float = 0.0) -> Array:
     return np.asarray((real * p_data + fake * p_model) / (p_data + p_model))
 
 
@@ -477,6 +478,7 @@ def _clouds() -> Iterable[tuple[Array, Array, float]]:
     yield np.vstack([_FAR[0] + slanted, _FAR[1] + 1.5 * slanted, _FAR[2] + rim]), _FAR, 5.0
     yield cloud([20, 2, 9], np.array([[-4.0], [0], [5]])), np.array([[-4.0], [0], [5]]), 0.7
     yield cloud([5, 7], np.array([[1.0, 2], [8, 8]])), np.array([[1.0, 2]]), 1.0  # one centre
+    yield cloud([8, 1], five[:2]), five[:2], 0.5  # a fair share of 4.5
 
 
 _NEAR = np.array([[0.0, 0, 0], [1, 0, 0], [0, 9, 0]])
