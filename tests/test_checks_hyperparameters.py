@@ -53,6 +53,10 @@ def seeds_exactly(sd, difference):
     return max(2, math.ceil(2 * (2 * Fraction(str(sd)) / Fraction(str(difference))) ** 2))
 
 
+def seeds_to_the_last_bit(sd, difference):
+    return max(2, math.ceil(8 * Fraction(sd) ** 2 / Fraction(difference) ** 2))
+
+
 def seeds_of_numpy(sd, difference):
     return np.maximum(2, np.ceil(8 * np.square(sd / difference)))
 
@@ -245,8 +249,20 @@ def halving_recursive(loss_after, n_settings, parts=(1, 3, 9), eta=3, alive=None
     return winner, paid + rest
 
 
+def flips_nearly(a, b):
+    """Takes for equal what differs by a thousandth."""
+    d = a - b
+    means = [abs(np.mean(d * signs)) for signs in itertools.product((1, -1), repeat=len(d))]
+    return np.mean([mean >= abs(d.mean()) * 0.999 - 1e-12 for mean in means])
+
+
+def halving_of_two_digits(loss_after, n, parts=(1, 3, 9), eta=3):
+    return halving()(lambda i, part: round(loss_after(i, part), 2), n, parts, eta)
+
+
 RIGHT = {
     "seeds_needed": [
+        seeds_to_the_last_bit,
         seeds(),
         seeds_by_search,
         seeds_exactly,
@@ -284,6 +300,9 @@ WRONG = {
         (lambda sd, difference: seeds()(difference, sd), "have changed places"),
         (lambda sd, difference: 8 * (sd / difference) ** 2, "must be a whole number"),
         (lambda sd, difference: 20, "must be 15 … and is 20"),
+        (lambda sd, difference: min(1000, seeds()(sd, difference)), "must be 14694, and is 1000"),
+        (seeds(rounded=lambda x: math.ceil(round(x, 1))), "must be 31, and is 30"),
+        (lambda sd, difference: 100 * seeds()(sd, difference), "must be 15, and is 1500"),
     ],
     "draw_rates": [
         (rates_even, "spread evenly over values, not over factors"),
@@ -297,6 +316,7 @@ WRONG = {
         (rates_of_a_bell, "not spread evenly over factors"),
         (rates_too_high, "must stay between low and high"),
         (one_rate, "must be an array of numbers"),
+        (lambda low, high, n, rng: rng.permutation(np.geomspace(low, high, n)), "Drawn one by one"),
     ],
     "sign_flip_test": [
         (flips(side=lambda x: x), "one side only"),
@@ -309,6 +329,9 @@ WRONG = {
         (lab.permutation_test, "forgets who belongs to whom"),
         (flips_at_random, "must be"),
         (flips_of_a, "must be"),
+        (flips(room=1e-6), "must be 0.25, and is 1"),
+        (flips(room=1e-3), "must be 0.25"),
+        (flips_nearly, "must be 0.25, and is 0.5"),
         (lambda a, b: (np.asarray(a) <= np.asarray(b)).mean(), ""),
     ],
     "successive_halving": [
@@ -323,6 +346,7 @@ WRONG = {
         (halving(last=True), "has the lowest loss of those that reach the last round"),
         (halving(free=True), "the cost is 63 parts, and you count 3"),
         (lambda loss_after, n, parts=(1, 3, 9), eta=3: (0, 63), "must look at all 27"),
+        (halving_of_two_digits, "and eta 4: the wrong ones are trained"),
         (lambda loss_after, n, parts=(1, 3, 9), eta=3: loss_after(n, 1), "no such setting"),
     ],
 }

@@ -67,7 +67,15 @@ hints = partial(show_hints, HINTS)
 def seeds_needed(answer: Answer) -> str:
     """Check ``seeds_needed(sd, difference)``: the smallest group that shows a difference."""
     # At 3.5 and 7 standard deviations the bound is a whole number, however it is computed.
-    cases = [(0.02, 0.015), (0.015, 0.011), (0.3, 0.11), (7.0, 2.0), (3.5, 1.0), (0.9, 0.02)]
+    cases = [
+        (0.02, 0.015),
+        (0.015, 0.011),
+        (0.3, 0.11),
+        (7.0, 2.0),
+        (3.5, 1.0),
+        (3.1, 1.6),
+        (0.9, 0.021),
+    ]
     cases += [(0.001, 1.0), (0.2, 0.5), (1.3, 3.1)]
     for sd, difference in cases:
         read_whole(answer(sd, difference), "seeds_needed")
@@ -168,8 +176,13 @@ def draw_rates(answer: Answer) -> str:
             f"{(rates < middle).mean():.0%} of them lie below {middle:.2g}, which should be half; "
             "look at the ends, too.",
         )
-    for n in (1, 7):
-        _rates(answer, 1e-4, 1e-1, n, seed=3)
+    _rates(answer, 1e-4, 1e-1, 7, seed=3)
+    single = np.concatenate([_rates(answer, 1e-4, 1e-1, 1, seed) for seed in range(300)])
+    demand(
+        _unevenness(np.log(single), math.log(1e-4), math.log(1e-1)) < 0.15,
+        "Drawn one by one (n = 1), each with a generator of its own, the rates do not spread over "
+        "the range: each must be a draw from all of it.",
+    )
     return "every factor of ten gets the same attention."
 
 
@@ -197,6 +210,8 @@ def sign_flip_test(answer: Answer) -> str:
         (np.array([4.0, 4.1, 4.1, 4.0, 4.15]), np.array([4.2, 4.0, 4.4, 4.1, 4.3])),
         (np.array([2.0, 3.0, 4.0]), np.array([1.0, 2.0, 3.0])),  # all ties
         (np.array([0.1, 0.2, -0.3, 0.05]), np.zeros(4)),  # a tie, but 0.1 + 0.2 is not 0.3
+        (np.array([4e-8, 1e-8, 2e-8]), np.zeros(3)),  # small, but no ties
+        (np.array([1.0, 1e-4, 0.5]), np.zeros(3)),
         (rng.normal(size=7), rng.normal(size=7)),
         (rng.normal(size=9), rng.normal(0.5, size=9)),
     ]
@@ -281,6 +296,8 @@ def successive_halving(answer: Answer) -> str:
     ):
         quality = rng.permutation(n) / n
         losses = {part: quality + rng.normal(size=n) / (4 * part) for part in parts}
+        if eta == 4:  # settings that are nearly as good
+            losses = {part: loss / 100 for part, loss in losses.items()}
         _judge_race(answer, losses, n, parts, eta)
     return "27 settings for 63 parts; to train all of them would cost 243."
 
@@ -297,7 +314,7 @@ def _judge_race(answer: Answer, losses: Losses, n: int, parts: tuple[int, ...], 
         asked[part].add(int(i))
         return float(losses[part][i])
 
-    case = f"With {n} settings, marks {parts} and eta {eta}"
+    case = f"With {n} settings, marks {parts} and eta {eta}:"
     value = answer(loss_after, n, parts, eta)
     winner, cost = read_several(value, "successive_halving", ("winner", "cost"))
     rounds, right_cost, restarted = _halve(losses, n, parts, eta)

@@ -169,6 +169,10 @@ def show_pair(expected: Any, got: Any) -> tuple[str, str]:
     """Return both as text, with as many digits as it takes until the two texts differ."""
     numbers = [_numeric(value) for value in (expected, got)]
     if all(number is not None and number.ndim == 0 for number in numbers):
+        if all(number == np.round(number) and abs(number) < 1e15 for number in numbers):  # type: ignore[arg-type]
+            want, have = (str(int(number)) for number in numbers)  # type: ignore[arg-type]
+            if want != have:
+                return want, have
         for digits in range(3, 18):
             want, have = (_digits(number, digits) for number in numbers)
             if want != have:
