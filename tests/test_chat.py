@@ -69,6 +69,8 @@ def test_what_a_request_says(server: faults.FaultyServer) -> None:
     assert "max_tokens" not in sent
     make(server, temperature=None).ask("hello")
     assert "temperature" not in server.last
+    make(server).ask("hello")
+    assert server.last["temperature"] == 0, "the SDK's own would be another"
 
 
 def test_stream_yields_pieces_and_nothing_happens_before(
@@ -132,6 +134,17 @@ def test_undo_and_reset(bot: Chat) -> None:
     assert bot.messages == []
 
 
+def test_a_system_message_may_come_later(server: faults.FaultyServer, bot: Chat) -> None:
+    bot.ask("one")
+    for text in ("Be brief.", "Be long."):
+        bot.system = text
+        assert contents(bot) == [text, "one", "one"]
+    bot.ask("two")
+    assert [m["content"] for m in server.last["messages"]] == ["Be long.", "one", "one", "two"]
+    bot.system = ""
+    assert (bot.system, contents(bot)) == (None, ["one", "one", "two", "two"])
+
+
 @pytest.mark.parametrize("text", ["", "  \n", "\x00\x07", None, b"bytes", 7])
 def test_a_message_is_a_text(bot: Chat, text: object) -> None:
     with pytest.raises(ValueError, match="a text that is not empty"):
@@ -162,6 +175,17 @@ def test_the_budget_is_enforced_before_the_call(server: faults.FaultyServer) -> 
     assert bot.ask("two") == "two"
 
 
+def test_what_was_spent_counts_to_the_last_token(server: faults.FaultyServer) -> None:
+    bot = make(server, max_tokens=50)
+    bot.budget = bot.count([{"role": "user", "content": "one"}]) + 50
+    assert bot.ask("one") == "one", "just the budget is not above it"
+    bot.reset()
+    with pytest.raises(ChatError, match=f"has {bot.budget - 2} left and this call may take"):
+        bot.ask("one")
+    bot.budget += 2
+    assert bot.ask("one") == "one"
+
+
 def test_a_budget_in_money_needs_prices_with_source_and_date(server: faults.FaultyServer) -> None:
     with pytest.raises(ValueError, match="its source and the date"):
         chat.Prices(1, 2, "EUR", source="", date="2026-11-22")
@@ -187,6 +211,17 @@ def test_a_full_context_drops_the_oldest_turns_and_says_so(server: faults.Faulty
     assert contents(bot)[-1] == "number 7"
     assert "number 0" not in contents(bot)
     assert bot.count(server.last["messages"]) + 50 <= 200
+
+
+def test_no_more_turns_are_dropped_than_must_be(server: faults.FaultyServer) -> None:
+    said: list[str] = []
+    bot = make(server, context=200, max_tokens=50, notify=said.append)
+    per_message = conversation.TOKENS_PER_MESSAGE
+    bot.ask("a" * 20)
+    bot.ask("b" * 20)
+    bot.ask("c" * (150 - 2 * (20 + per_message) - 2 * per_message))  # to the last token
+    assert [m["content"][0] for m in server.last["messages"]] == ["b", "b", "c"]
+    assert said == ["(The context of 200 tokens is full: the oldest turn is left out from now on.)"]
 
 
 def test_trimming_is_undone_when_the_call_fails(server: faults.FaultyServer) -> None:
@@ -444,6 +479,18 @@ def test_the_local_server_is_started_again_when_it_was_stopped(
     monkeypatch.setattr(providers, "local", lambda: Provider(server.base_url, "echo"))
     assert bot.ask("two") == "two"
     assert len(bot.messages) == 4
+
+
+def test_the_local_model_has_a_context_that_a_processor_reads_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from aigc_utils.chat import server as local_server
+
+    class Running:
+        base_url, model = "http://127.0.0.1:9/v1", "course/smollm2"
+
+    monkeypatch.setattr(local_server, "start", Running)
+    assert Chat().context == providers.LOCAL_CONTEXT == 2_048
 
 
 def test_a_local_model_that_is_missing_is_a_chat_error(monkeypatch: pytest.MonkeyPatch) -> None:

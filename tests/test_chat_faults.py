@@ -193,6 +193,15 @@ def test_a_call_that_may_have_been_billed_is_counted(server: faults.FaultyServer
         assert bool(bot.usage.prompt_tokens) == bool(calls)
 
 
+def test_who_does_not_count_is_estimated_within_the_limits() -> None:
+    for text, tokens in (("naïve", 6), ("word " * 20, 16)):  # bytes, up to max_tokens
+        with odd_server.answering(lambda *_, t=text: odd_server.stream({"content": t})) as odd:
+            bot = Chat(Provider(odd.base_url, "m"), max_tokens=16, timeout=5, max_retries=0)
+            bot.ask("hello")
+            asked = bot.count([{"role": "user", "content": "hello"}])
+        assert bot.usage == conversation.Usage(asked, tokens, calls=1, estimated_calls=1)
+
+
 @pytest.mark.parametrize("kind", ["many pieces", "long pieces", "one line", "thoughts"])
 def test_an_answer_without_end_is_given_up(kind: str) -> None:
     """Within a multiple of what was asked for, whatever form the flood has."""
@@ -301,6 +310,18 @@ def test_an_address_without_v1_is_found_by_asking() -> None:
             )
 
 
+def test_an_address_is_shown_without_its_secrets() -> None:
+    shown = providers.shown_address("https://me:secret@api.example.org:8443/v1/?token=secret#x")
+    assert shown == "https://api.example.org:8443/v1"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+def test_this_machine_has_three_names(host: str) -> None:
+    here = Provider(f"http://{host}:8000/v1", "m", "TEST_KEY")
+    assert providers.is_here(here)
+    assert providers.find(here) is here, "no one listens on the way, so http will do"
+
+
 def test_a_wrong_port_where_something_else_answers() -> None:
     for status in (404, 405):
         with odd_server.answering(lambda *_, s=status: odd_server.say(b"Jupyter", s)) as odd:
@@ -341,6 +362,53 @@ def test_a_redirect_is_not_followed(server: faults.FaultyServer, status: int) ->
         with pytest.raises(ChatError, match=rf"elsewhere to 127.0.0.1 \({status}\): give that"):
             bot.ask("my secret diary")
     assert server.served == served
+
+
+async def _async_answer(address: str) -> str:
+    many, model = chat.connect_async(Provider(address, "echo"), timeout=5, max_retries=0)
+    async with many:
+        message = {"role": "user", "content": "my secret diary"}
+        said = await many.chat.completions.create(
+            model=model, messages=[message], max_completion_tokens=16
+        )
+    return said.choices[0].message.content
+
+
+def test_many_at_once_follow_no_redirect_either(server: faults.FaultyServer) -> None:
+    served = server.served
+    there = {"Location": f"{server.base_url}/chat/completions"}
+    moved = odd_server.say(b"", 307, **there)
+    with odd_server.answering(lambda *_: moved) as odd, pytest.raises(openai.APIStatusError):
+        asyncio.run(_async_answer(odd.base_url))
+    assert server.served == served
+
+
+def test_many_at_once_read_no_answer_without_end() -> None:
+    sent = 0
+
+    def flood() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 20e6:
+            sent += 65_536
+            yield b" " * 65_536
+
+    endless = (200, {"Content-Type": "application/json"}, flood())
+    with odd_server.answering(lambda *_: endless) as odd, pytest.raises(providers.EndlessAnswer):
+        asyncio.run(_async_answer(odd.base_url))
+    assert sent < 10e6, "the rest was not waited for"
+
+
+@pytest.mark.parametrize(
+    ("body", "most"),
+    [
+        (b'{"max_completion_tokens": 10}', 1e6 + 10 * providers._BYTES_PER_TOKEN),
+        (b'{"max_output_tokens": 10}', 1e6 + 10 * providers._BYTES_PER_TOKEN),
+        *((raw, 64e6) for raw in (b"{}", b"[]", b"", b'{"max_output_tokens": "many"}')),
+    ],
+)
+def test_an_answer_has_a_bound_whatever_was_asked(body: bytes, most: float) -> None:
+    request = httpx2.Request("POST", "http://127.0.0.1/v1/responses", content=body)
+    assert providers._most_bytes(request) == most
 
 
 # --- keys ----------------------------------------------------------------------------------------

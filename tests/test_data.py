@@ -244,10 +244,12 @@ def test_a_folder_is_checked_file_by_file(folder):
         digest = hashlib.sha256(name.encode()).hexdigest()
         with (folder / "SHA256SUMS").open("a") as sums:
             sums.write(f"{digest}  models/tiny/{name}\n")
-    (folder / "models" / "tiny" / "config.json").write_bytes(b"altered")
-    with pytest.raises(data.DataError, match=r"data/models/tiny/config\.json is truncated or"):
-        data.folder("models/tiny")
-    (folder / "models" / "tiny" / "config.json").write_bytes(b"config.json")
+    for name in ("config.json", "model.safetensors"):
+        (folder / "models" / "tiny" / name).write_bytes(b"altered")
+        with pytest.raises(data.DataError, match=rf"data/models/tiny/{name} is truncated or"):
+            data.folder("models/tiny")
+        data.path.cache_clear()
+        (folder / "models" / "tiny" / name).write_bytes(name.encode())
     assert data.folder("models/tiny") == folder / "models" / "tiny"
 
 
@@ -385,7 +387,7 @@ def test_an_empty_file_is_refused(tmp_path, raw):
 
 
 def test_a_short_file_is_refused_with_the_minimum_and_why(tmp_path):
-    text = "x" * (data.MIN_CHARACTERS - 1)
+    text = "é" * (data.MIN_CHARACTERS - 1)  # characters count, not bytes
     with pytest.raises(data.DataError) as error:
         data.load_text(own(tmp_path, text.encode()))
     message = sentence(error)

@@ -123,6 +123,20 @@ def test_two_names_are_refused() -> None:
     assert client.answer()[0] == 403
 
 
+def test_of_several_origins_none_may_be_a_stranger() -> None:
+    client = connection(CHAT, origin="http://127.0.0.1:8000")
+    client.scope["headers"].append((b"origin", b"http://evil.example"))
+    asyncio.run(make()(client.scope, client.receive, client.send))
+    assert client.answer()[0] == 403
+
+
+def test_at_port_80_the_name_needs_no_number() -> None:
+    for host in ("127.0.0.1", "localhost", "localhost:80"):
+        client = connection(CHAT, host=host, origin=f"http://{host}")
+        asyncio.run(Guard(echo, 80, turns.Line(), {})(client.scope, client.receive, client.send))
+        assert client.answer()[0] == 200, host
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -166,11 +180,13 @@ WRONG: list[tuple[str, object, str]] = [
     ("temperature", 2.1, "temperature: Input should be less than or equal to 2"),
     ("temperature", True, "temperature: Input should be a valid number"),
     ("temperature", float("nan"), "temperature: Input should be a finite number"),
+    ("temperature", "1", "temperature: Input should be a valid number"),
     ("top_p", 1.5, "top_p: Input should be less than or equal to 1"),
     ("seed", 2**63, "seed: Input should be less than"),
     ("stream", "yes", "stream: Input should be a valid boolean"),
     ("stop", [], "stop: List should have at least 1 item"),
     ("stop", ["a"] * 5, "stop: List should have at most 4 items"),
+    ("stop", "", "stop: String should have at least 1 character"),
     ("stop", "x" * 65, "stop: String should have at most 64 characters"),
     ("max_tokens", 0, "max_tokens: Input should be greater than or equal to 1"),
     ("max_completion_tokens", 1.5, "max_completion_tokens: Input should be a valid integer"),
@@ -241,6 +257,12 @@ def test_a_body_that_is_too_long_is_read_to_its_end() -> None:
     status, answer, _ = client.answer()
     assert not client.parts
     assert status == 413 and "2,000,000 bytes: 100,000 is the most" in answer["error"]["message"]
+
+
+def test_a_body_of_just_the_most_bytes_is_read() -> None:
+    raw = json.dumps(CHAT).encode()
+    assert ask(raw + b" " * (guard.MOST_BYTES - len(raw)))[0] == 200
+    assert ask(raw + b" " * (guard.MOST_BYTES - len(raw) + 1))[0] == 413
 
 
 def test_a_body_that_is_too_long_is_not_kept() -> None:
@@ -326,6 +348,7 @@ def test_too_many_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> Non
     asyncio.run(make(echo, line)(client.scope, client.receive, client.send))
     status, answer, headers = client.answer()
     assert (status, answer["error"]["code"]) == (429, "server_busy")
+    assert answer["error"]["type"] == "server_error", "the request is not to blame"
     assert headers["retry-after"] == "2"
     assert len(line.inside) == 2
     line.inside.pop()

@@ -109,15 +109,57 @@ def test_a_loss_that_is_no_number_stops_the_run(monkeypatch):
         lab.run(SMALL, tokens=SHORT)
 
 
+def test_a_training_loss_that_is_no_number_stops_the_run_too(monkeypatch):
+    monkeypatch.setattr(training, "step", lambda *_, **__: float("nan"))
+    with pytest.raises(training.TrainingDiverged, match="no longer a number at step 1:"):
+        lab.run(SMALL, tokens=SHORT)
+
+
+def test_every_knob_turns_something():
+    knobs = lab.Knobs(0.03, 4, 96, 2, 32, dropout=0.1, weight_decay=0.2, warmup=0.3)
+    assert lab.recipe(knobs, steps=50, seed=7) == training.TrainConfig(
+        steps=50,
+        batch_size=4,
+        lr=0.03,
+        blocks_lr=0.03 * 10 / 3,
+        weight_decay=0.2,
+        warmup=0.3,
+        bf16=False,
+        seed=7,
+    )
+    shape = lab.model_config(knobs)
+    assert (shape.d_model, shape.d_mlp, shape.n_layers, shape.context) == (96, 192, 2, 32)
+    assert (shape.n_heads, shape.dropout, shape.qk_norm) == (3, 0.1, True)
+    assert lab.model_config(lab.Knobs(d_model=16)).n_heads == 1
+
+
+def test_judging_does_not_move_the_clock(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(lab.time, "perf_counter", lambda: now)
+    clock = lab.Clock(1_000, seconds=10)
+    now += 2
+    assert clock.now(step=7) == 200
+    with clock.stopped():
+        now += 5
+    assert (clock.now(step=7), clock.elapsed) == (200, 7)
+    now += 8
+    assert clock.now(step=7) == 1_000
+    assert lab.Clock(9, seconds=None).now(step=7) == 7
+    assert lab.Clock(9, seconds=0).now(step=7) == 9
+
+
 # --- records -------------------------------------------------------------------------------------
 
 
 def test_a_run_survives_packing():
-    run = lab.run(SMALL, tokens=SHORT)
+    run = lab.run(SMALL, tokens=SHORT, seed=2)
     back = lab.unpack(json.loads(json.dumps(lab.pack(run, note=1))))
     assert back.settings == {**run.settings, "note": 1}
     assert np.allclose(back.column("val_loss"), run.column("val_loss"), atol=1e-4)
     again = lab.rerun(back)
+    assert again.settings == run.settings
+    assert lab.last([run, run], "step").tolist() == [9, 9]
+    assert lab.last([run]).tolist() == [run.rows[-1]["val_loss"]]
     assert np.allclose(again.column("val_loss"), run.column("val_loss"), atol=1e-3)
 
 
@@ -216,7 +258,9 @@ def test_groups_that_cannot_be_dealt_are_refused(a, b):
 
 
 def test_moving_a_slider_adds_a_curve(monkeypatch):
-    made = []
+    made, drawn = [], []
+    draw = lab.draw
+    monkeypatch.setattr(lab, "draw", lambda ax, runs: drawn.append(list(runs)) or draw(ax, runs))
 
     def run(knobs, *, seconds):
         made.append(knobs)
@@ -234,6 +278,7 @@ def test_moving_a_slider_adds_a_curve(monkeypatch):
     assert bytes(picture.value) != before and "2 curves." in told.value
     sliders[0].value = 0.006
     assert "2 curves." in told.value, "a setting tried again is not drawn twice"
+    assert drawn == [["start"], ["start", "lr 0.02"], ["lr 0.02", "start"]], "the newest is last"
 
 
 def test_a_diverging_run_is_told_in_the_panel(monkeypatch):

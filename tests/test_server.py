@@ -268,6 +268,140 @@ def test_a_server_that_never_answers_is_stopped(alone: pytest.MonkeyPatch) -> No
     assert not started[0].running
 
 
+# A stand-in that says who it is, as ours does; what it answers to a chat is put in.
+STAND_IN = """
+import http.server, os, sys, threading
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("x-aigc-server", os.environ["AIGC_SERVER_TOKEN"])
+        self.end_headers()
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response({status})
+        self.end_headers()
+        {then}
+    def log_message(self, *_):
+        pass
+print("one\\ntwo\\n\\nthree\\nfour", flush=True)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[-1])), Handler).serve_forever()
+"""
+
+
+def stand_in(status: int = 200, then: str = "pass") -> tuple[str, ...]:
+    return python(STAND_IN.format(status=status, then=then))
+
+
+def test_a_server_that_answers_is_shared_and_ends_alone(alone: pytest.MonkeyPatch) -> None:
+    alone.setattr(server, "_COMMAND", stand_in())
+    with server.start() as first:
+        assert server.start() is first is server.start(port=first._port)
+        with pytest.raises(server.ServerError, match=f"runs at {first.base_url} already"):
+            server.start(port=first._port + 1)
+        assert os.getsid(first.process.pid) != os.getsid(0), "Ctrl-C here is not for it"
+        assert first.last_words() == "two | three | four"
+    assert first.last_words() == "", "its log has gone with it"
+
+
+def test_a_server_that_cannot_answer_is_not_handed_out(alone: pytest.MonkeyPatch) -> None:
+    started = []
+    real = server._spawn
+    alone.setattr(server, "_spawn", lambda port: started.append(real(port)) or started[-1])
+    alone.setattr(server, "_COMMAND", stand_in(status=500))
+    with pytest.raises(server.ServerError, match=r"started but cannot answer \(HTTP Error 500"):
+        server.start()
+    assert [one.running for one in started] == [False]
+
+
+def test_a_server_that_will_not_end_is_killed(alone: pytest.MonkeyPatch) -> None:
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up'); time.sleep(60)"
+    alone.setattr(server, "_COMMAND", python(deaf))
+    alone.setattr(server, "_STOP_SECONDS", 0.2)
+    alone.setattr(server, "_wait", lambda server: None)
+    one = server.start()
+    while one.running and one.last_words() != "up":
+        time.sleep(0.02)
+    begin = time.monotonic()
+    one.stop()
+    assert one.process.returncode == -signal.SIGKILL and time.monotonic() - begin < 20
+
+
+def test_the_program_ends_with_its_server(
+    alone: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone.setattr(signal, "signal", lambda *_: None)
+    alone.setattr(server, "_COMMAND", stand_in(then="threading.Timer(0.5, os._exit, [3]).start()"))
+    assert server.main([]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{server._running.base_url}\nServing course/smollm2 to this machine")
+    assert err == "The server ended by itself: two | three | four\n"
+
+
+def test_the_program_is_told_to_end_and_stops_its_server(alone: pytest.MonkeyPatch) -> None:
+    handlers = {}
+    alone.setattr(signal, "signal", handlers.__setitem__)
+    alone.setattr(server, "_COMMAND", stand_in())
+    alone.setattr(server.time, "sleep", lambda seconds: seconds < 0.1 or handlers[15](15, None))
+    with pytest.raises(SystemExit) as ended:
+        server.main([])
+    assert ended.value.code == 0 and not server._running.running
+
+
+def test_the_process_that_serves_ends_when_nobody_holds_its_pipe() -> None:
+    program = """
+import time, uvicorn
+from aigc_utils.chat import server
+server._application = lambda *_: None
+uvicorn.run = lambda *_, **__: print("up", flush=True) or time.sleep(60)
+server._serve(8000)
+"""
+    process = subprocess.Popen(
+        python(program), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "up\n"
+        process.stdin.close()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.stdout.close()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("set_before", "expected"),
+    [
+        ({"HTTP_PROXY": "p"}, "127.0.0.1"),
+        ({"http_proxy": "p", "NO_PROXY": "example.org"}, "example.org,127.0.0.1"),
+        ({"ALL_PROXY": "p", "no_proxy": "a,b"}, "a,b,127.0.0.1"),
+        ({"all_proxy": "p", "no_proxy": "127.0.0.1,b"}, "127.0.0.1,b"),
+        ({"NO_PROXY": "example.org"}, "example.org"),
+        ({}, None),
+    ],
+)
+def test_other_clients_pass_by_a_proxy_too(
+    monkeypatch: pytest.MonkeyPatch, set_before: dict[str, str], expected: str | None
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(set_before))
+    server._pass_by_proxies()
+    assert (os.environ.get("no_proxy") or os.environ.get("NO_PROXY")) == expected
+
+
+def test_the_server_is_reached_without_a_proxy() -> None:
+    with http.server.HTTPServer((server.HOST, 0), Stranger) as other:
+        threading.Thread(target=other.serve_forever, args=(0.05,), daemon=True).start()
+        ask = (
+            "from aigc_utils.chat import server; "
+            f"print(server._ask('http://127.0.0.1:{other.server_port}/health', timeout=20)[0])"
+        )
+        nowhere = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy"), "http://127.0.0.1:9")
+        done = subprocess.run(
+            python(ask), capture_output=True, text=True, env={**os.environ, **nowhere}
+        )
+        other.shutdown()
+    assert done.stdout == """b'{"status":"ok"}'\n""", done.stderr
+
+
 def test_a_port_that_is_taken_is_refused(alone: pytest.MonkeyPatch) -> None:
     with socket.socket() as other:
         other.bind((server.HOST, 0))
@@ -356,6 +490,7 @@ def test_the_server_gets_no_secrets(alone: pytest.MonkeyPatch) -> None:
         "OPENAI_API_KEY",
         "OPENAI_CUSTOM_HEADERS",
         "PGPASSWORD",
+        "HOMEPAGE_TOKEN",  # begins like HOME
         "MY_PAT",
         "DB_URL",
     )
@@ -363,12 +498,14 @@ def test_the_server_gets_no_secrets(alone: pytest.MonkeyPatch) -> None:
         alone.setenv(name, "secret")
     alone.setenv("OMP_NUM_THREADS", "2")
     alone.setenv("https_proxy", "http://me:secret@proxy")
-    alone.setattr(server, "_COMMAND", python("import os, sys; sys.exit(str(sorted(os.environ)))"))
+    say = "import os, sys; sys.exit(f'{sorted(os.environ)} {os.environ[\"HF_HUB_OFFLINE\"]!r}')"
+    alone.setattr(server, "_COMMAND", python(say))
     with pytest.raises(server.ServerError) as ended:
         server.start()
     names = set(re.findall(r"'(\w+)'", str(ended.value)))
     assert not names & {*secret, "https_proxy"}
     assert {"PATH", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "AIGC_SERVER_TOKEN"} <= names
+    assert str(ended.value).endswith(" '1'"), "offline"
 
 
 def test_a_missing_model_is_named(

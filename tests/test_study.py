@@ -12,7 +12,7 @@ import time
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from aigc_utils import history, lab, study, training
@@ -59,6 +59,30 @@ def test_a_search_resumes_without_repeating(tmp_path, quick):
     assert len(quick) == 16, "no finished trial was run again"
     other = search(tmp_path / "other.db", SPACE, seconds=60, trials=8, seed=2)
     assert settings_of(other) != settings_of(once)
+
+
+def test_knobs_are_drawn_apart_and_on_their_scale(tmp_path, quick):
+    space = {
+        "lr": FloatDistribution(1e-4, 1.0, log=True),
+        "dropout": FloatDistribution(0, 1),
+        "weight_decay": FloatDistribution(0, 1),
+        "n_layers": IntDistribution(1, 7, step=2),
+    }
+    drawn = settings_of(search(tmp_path / "study.db", space, seconds=60, trials=12))
+    lr, dropout, decay, layers = (np.array([d[name] for d in drawn]) for name in space)
+    assert abs(dropout - decay).min() > 1e-6, "no two knobs are one draw"
+    assert abs(np.log10(lr) / 4 + 1 - dropout).min() > 1e-6
+    assert (lr < 1e-2).sum() in range(2, 11), "of a linear scale it would be one in a hundred"
+    assert set(layers) == {1, 3, 5, 7}
+
+
+def test_every_run_gets_the_searchs_seed_and_tokens(tmp_path, quick, monkeypatch):
+    asked, kept = [], lab.run
+    monkeypatch.setattr(
+        lab, "run", lambda *knobs, **options: asked.append(options) or kept(*knobs, **options)
+    )
+    search(tmp_path / "study.db", SPACE, seconds=60, trials=2, seed=4, tokens=SHORT)
+    assert [(o["seed"], o["tokens"]) for o in asked] == [(4, SHORT)] * 2
 
 
 def test_an_interrupted_trial_is_done_again_with_the_same_settings(tmp_path, quick, monkeypatch):

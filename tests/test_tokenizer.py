@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from aigc_utils import tokenizer as module
 from aigc_utils.data import load_text
 from aigc_utils.tokenizer import BPETokenizer, CharTokenizer, merge
 
@@ -102,6 +103,14 @@ def test_the_cache_changes_nothing(bpe):
 
 
 # --- byte-pair encoding itself -----------------------------------------------------------------
+
+
+def test_the_cache_has_an_end(bpe, monkeypatch):
+    monkeypatch.setattr(module, "_CACHE_WORDS", 3)
+    small = BPETokenizer(bpe.merges)
+    for _ in range(2):
+        assert small.encode("one two three four five") == bpe.encode("one two three four five")
+    assert list(small._cache) == ["one", " two", " three"]
 
 
 def test_merge_goes_from_the_left_and_does_not_overlap():
