@@ -330,6 +330,8 @@ def test_two_numbers_in_a_sentence_never_look_equal():
     )
     assert show_pair(124_439_808, 124_439_809.0) == ("124439808", "124439809")
     assert show_pair("3", 3) == ("'3'", "3")
+    assert show_pair(16_200, 16_201.0) == ("16200", "16201")
+    assert show_pair(True, False) == ("True", "False")
     want, have = show_pair([1] * 50, [1] * 51)
     assert want != have
 

@@ -169,7 +169,7 @@ def show_pair(expected: Any, got: Any) -> tuple[str, str]:
     """Return both as text, with as many digits as it takes until the two texts differ."""
     numbers = [_numeric(value) for value in (expected, got)]
     if all(number is not None and number.ndim == 0 for number in numbers):
-        if all(number == np.round(number) and abs(number) < 1e15 for number in numbers):  # type: ignore[arg-type]
+        if all(_is_whole(number) for number in numbers):
             want, have = (str(int(number)) for number in numbers)  # type: ignore[arg-type]
             if want != have:
                 return want, have
@@ -184,6 +184,10 @@ def show_pair(expected: Any, got: Any) -> tuple[str, str]:
         start = max(0, next(ends, len(min(texts, key=len))) - 20)
         want, have = (f"…{_window(text[start:])}" for text in texts)
     return (want, have) if want != have else (seen(expected), seen(got))
+
+
+def _is_whole(number: Any) -> bool:
+    return number.dtype.kind != "b" and abs(number) < 1e15 and float(number).is_integer()
 
 
 def _window(text: str) -> str:
