@@ -201,6 +201,19 @@ def test_an_endless_loop_ends_in_a_sentence(wrong, alarm, monkeypatch):
     double(lambda x: x + x)  # nothing rings afterwards
 
 
+def test_an_alarm_that_rings_while_it_is_being_stopped_changes_nothing(monkeypatch):
+    stop = signal.setitimer
+
+    def late(which, seconds, interval=0.0):
+        if not seconds:
+            signal.raise_signal(signal.SIGALRM)
+        return stop(which, seconds, interval)
+
+    monkeypatch.setattr(core.signal, "setitimer", late)
+    double(lambda x: x + x)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
 def test_the_watcher_works_beside_the_main_thread(monkeypatch):
     monkeypatch.setattr(core, "SECONDS", 0.2)
     messages = []

@@ -307,13 +307,19 @@ def _time_limit(seconds: float) -> Iterator[None]:
     """
     if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
 
+        over = False
+
         def ring(*_: object) -> None:
-            raise TimeUp
+            if not over:  # one that rings while the clock is being stopped would never be stopped
+                raise TimeUp
 
         before = signal.signal(signal.SIGALRM, ring)
         signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
         try:
-            yield
+            try:
+                yield
+            finally:
+                over = True
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
