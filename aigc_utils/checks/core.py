@@ -306,7 +306,6 @@ def _time_limit(seconds: float) -> Iterator[None]:
     both ring again every second, in case a bare ``except:`` has swallowed the first.
     """
     if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
-
         over = False
 
         def ring(*_: object) -> None:
