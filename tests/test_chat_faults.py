@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from aigc_utils import chat, smollm2
 from aigc_utils.chat import Chat, ChatError, Provider, conversation, faults, providers
 from aigc_utils.chat.__main__ import main
-from aigc_utils.chat.text import CUT, Redactor, clean
+from aigc_utils.chat.text import CUT, Redactor, clean, hide
 
 KEY = "not-a-real-key-1234567890"
 SAME = "the conversation is as it was"
@@ -484,6 +484,25 @@ def test_text_passes_a_redactor_as_it_comes() -> None:
     assert redactor.finish() == ""
 
 
+def test_of_two_keys_the_longer_one_is_hidden_whole() -> None:
+    keys = ["abcdefgh", "abcdefghij"]
+    assert hide("x abcdefghij abcdefgh y", keys) == "x [key] [key] y"
+    assert Redactor(keys).feed("x abcdefghij abcdefgh y") == "x [key] [key] y"
+
+
+def test_a_redactor_waits_from_four_characters_on() -> None:
+    redactor = Redactor(["sk-abcdefgh"])
+    assert [redactor.feed(piece) for piece in ("is sk-a", "b", " so sk-", "a")] == [
+        *("is ", "", "sk-ab so sk-", ""),
+    ]
+    assert redactor.finish() == "a", "three of the four were given away before"
+
+
+def test_a_key_that_ends_as_it_begins_is_hidden_once() -> None:
+    redactor = Redactor(["abcd-abcd"])
+    assert redactor.feed("abcd-abcd") + redactor.feed("-abcd") + redactor.finish() == "[key]-abcd"
+
+
 def test_what_leaves_is_clean_whoever_wrote_it(server: faults.FaultyServer, tmp_path: Path) -> None:
     """``messages`` is the learner's to change; a key in it is neither sent nor saved."""
     bot = make(server)
@@ -832,6 +851,7 @@ def test_a_loaded_conversation_is_neutralised_too(
 def test_clean_mends_what_cannot_be_written() -> None:
     assert clean("a\ud800b\x1b[2J\r\n\tc") == "a\ufffdb[2J\n\tc"
     assert clean("\ud83d\ude00 你好") == "😀 你好"
+    assert clean("a\x7fb\x9b2Jc\x80\xa0d") == "ab2Jc\xa0d", "C1 steers a terminal, too"
     turned = "user\u202e \u2066// admin\u2069 \u2066if\u202c"
     assert clean(turned) == "user // admin if"
     assert clean("שלום עולם مرحبا\u200f") == "שלום עולם مرحبا\u200f"

@@ -180,11 +180,63 @@ def test_inputs_must_come_back_as_they_were():
     assert not reading.same({"a": 1, "b": 2}, {"b": 2, "a": 1})
     assert not reading.same(np.float32([1]), np.float64([1]))
     assert not reading.same({1}, {2})
+    assert not reading.same([1, 2], [1]) and not reading.same([1], [1, 2])
+    assert reading.copied(kept[1])["b"][0].requires_grad
+    nested = [[1, [2]]]
+    reading.copied(nested)[0][1].append(3)
+    assert nested == [[1, [2]]]
     copy = reading.copied(kept[1])
     copy["b"][0].data += 1
     assert not reading.same(copy, kept[1])
     generator = np.random.default_rng(0)
     assert reading.copied(generator) is generator
+
+
+def test_the_line_of_a_lambda_is_that_of_the_function_around_it():
+    def around(x):
+        # a comment
+        return list(map(lambda y: y / {}["factor"], x))
+
+    assert "in line 3 of your function `around` (`return list(map(" in refusal(double, around)
+
+
+def test_a_part_of_an_answer_and_a_slip_of_one_value_are_named():
+    @exercise("00")
+    def halves(answer):
+        """Check ``halves(x)``, which returns two arrays."""
+        x = np.array([1.0, 2.0])
+        first, second = read_several(answer(x), "halves", ("first", "second"))
+        answer.demand_value(first, x[:1], (x,), part="first")
+        slips = [
+            (lambda x: x.reshape(7), "No such shape."),  # fits no case, so it is not what happened
+            (lambda x: {}["none"], "No such key."),
+            (lambda x: x[:1], "Twice the first."),
+        ]
+        answer.demand_value(second, x[1:], (x,), slips, part="second")
+        return "two halves."
+
+    assert refusal(halves, lambda x: (x[1:], x[1:])) == (
+        "`first` of `halves([1.0, 2.0])` must have 1 at [0], and has 2."
+    )
+    assert refusal(halves, lambda x: (x[:1], x[:1])) == "Twice the first."
+    assert refusal(halves, lambda x: (x[:1], x[1:] + 1)).startswith("`second` of `halves([1.0, 2.0")
+    halves(lambda x: (x[:1], x[1:]))
+
+
+def test_a_reference_may_change_what_it_gets():
+    @exercise("00")
+    def ordered(answer):
+        """Check ``ordered(x)``, the sorted list."""
+
+        def right(x):
+            x.sort()
+            return x
+
+        answer.compare([([3, 1, 2],)], right)
+        return "in order."
+
+    ordered(sorted)
+    assert refusal(ordered, lambda x: list(x)).startswith("`ordered([3, 1, 2])` must have 1 at [0]")
 
 
 @pytest.mark.parametrize("alarm", [True, False], ids=["alarm", "watcher"])
@@ -212,6 +264,16 @@ def test_an_alarm_that_rings_while_it_is_being_stopped_changes_nothing(monkeypat
     monkeypatch.setattr(core.signal, "setitimer", late)
     double(lambda x: x + x)
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_an_exercise_may_take_another_time():
+    @exercise("00", seconds=0.2)
+    def quick(answer):
+        """Check that ``quick()`` ends."""
+        answer()
+        return "it ends."
+
+    assert "`quick()` was still running after 0.2 seconds" in refusal(quick, lambda: loops(0))
 
 
 def test_the_watcher_works_beside_the_main_thread(monkeypatch):
@@ -269,6 +331,8 @@ def test_printing_is_shown_only_when_the_check_fails(capsys):
     assert capsys.readouterr().out == "Right: twice as much.\n"
     refusal(double, lambda x: talks(x, 3))
     assert capsys.readouterr().out == "shape (3,)\n"
+    refusal(double, lambda x: print(*range(2_000)))
+    assert capsys.readouterr().out.endswith(" 1998 1999\n"), "the end says more"
 
 
 def test_an_answer_that_breaks_the_checker_is_still_one_sentence():
@@ -342,6 +406,8 @@ def test_two_numbers_in_a_sentence_never_look_equal():
         show_pair(1 / 3, np.nextafter(1 / 3, 1))[0] != show_pair(1 / 3, np.nextafter(1 / 3, 1))[1]
     )
     assert show_pair(124_439_808, 124_439_809.0) == ("124439808", "124439809")
+    assert show_pair(2 / 3, 0.667) == ("0.6667", "0.667"), "no more digits than it takes"
+    assert [len(reading.cut("x" * n, 80)) for n in (79, 80, 81)] == [79, 80, 80]
     assert show_pair("3", 3) == ("'3'", "3")
     assert show_pair(16_200, 16_201.0) == ("16200", "16201")
     assert show_pair(True, False) == ("True", "False")
@@ -358,6 +424,10 @@ def test_alike_and_difference():
     assert not alike([1, 2], [1, 2, 3])
     assert alike(np.float16(0.3333), 1 / 3)
     assert not alike(0.3333, 1 / 3)
+    assert alike(0.3333, 1 / 3, rtol=1e-3)
+    assert alike(np.float32(0.1), 0.1) and not alike(0.1 * (1 + 1e-4), 0.1)
+    assert not alike([1.0, 1e-3], [1.0, 2e-3])
+    assert not alike(np.ones((2, 3)), np.ones(3)) and not alike([], [[]])
     assert alike(np.array([1e-17, 0.0]), np.zeros(2))
     assert not alike(np.array([1e-9, 0.0]), np.zeros(2))
     assert alike([math.inf, math.nan], np.array([math.inf, math.nan]))
