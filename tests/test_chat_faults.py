@@ -284,6 +284,37 @@ def test_content_in_parts_is_read() -> None:
         assert bot.messages[-1]["content"] == "Paris."
 
 
+def event(delta: dict, reason: str | None = None, **more: object) -> bytes:
+    choices = [{"index": 0, "delta": delta, "finish_reason": reason}]
+    return b"data: " + json.dumps({"choices": choices, **more}).encode() + b"\n\n"
+
+
+def test_what_an_event_said_is_not_forgotten() -> None:
+    counts = {"usage": {"prompt_tokens": 5, "completion_tokens": 2}}
+    raw = event({"content": "Pa"}, "stop", **counts) + event({"content": "ris."})
+    with odd_server.answering(lambda *_: odd_server.say(raw)) as odd:
+        bot = Chat(Provider(odd.base_url, "m"), timeout=5, max_retries=0)
+        assert bot.ask("hello") == "Paris."
+    assert bot.usage == conversation.Usage(5, 2, calls=1, estimated_calls=0)
+    raw = event({"refusal": "I will"}) + event({"refusal": " not."}) + event({}, "stop")
+    with odd_server.answering(lambda *_: odd_server.say(raw)) as odd:
+        bot = Chat(Provider(odd.base_url, "m"), timeout=5, max_retries=0)
+        with pytest.raises(ChatError, match=r"refused this content \(I will not\): "):
+            bot.ask("hello")
+
+
+@pytest.mark.parametrize("count", [-5, 2.5, "2", True, None])
+def test_a_count_that_cannot_be_is_estimated(count: object) -> None:
+    for usage in ((count, 2), (5, count)):
+        counts = dict(zip(("prompt_tokens", "completion_tokens"), usage, strict=True))
+        raw = event({"content": "Hi"}, "stop", usage=counts)
+        with odd_server.answering(lambda *_, r=raw: odd_server.say(r)) as odd:
+            bot = Chat(Provider(odd.base_url, "m"), timeout=5, max_retries=0)
+            assert bot.ask("hello") == "Hi"
+        assert (bot.usage.answer_tokens, bot.usage.estimated_calls) == (2, 1)
+        assert bot.usage.prompt_tokens == bot.count([{"role": "user", "content": "hello"}])
+
+
 @pytest.mark.parametrize("content", [7, {"text": "x"}, [7], [{"type": "text"}], [["text"]]])
 def test_content_that_is_neither_is_said(content: object) -> None:
     with odd_server.answering(lambda *_: odd_server.stream({"content": content})) as odd:
