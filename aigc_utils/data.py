@@ -10,6 +10,7 @@ import functools
 import gzip
 import hashlib
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ CLASS_NAMES = (
 MIN_CHARACTERS = 10_000
 """The least a learner's own text may have.
 
-Lessons hold out the last tenth for validation. These 1,000 characters, about 256 tokens of four
+Lessons hold out a tenth for validation. These 1,000 characters, about 256 tokens of four
 characters, are what it takes to fill one window of a language model.
 """
 
@@ -152,9 +153,58 @@ def load_text(name_or_path: str | os.PathLike[str]) -> str:
     if len(text) < MIN_CHARACTERS:
         raise DataError(
             f"{file.name} has {len(text):,} characters and needs at least {MIN_CHARACTERS:,}: "
-            "the last tenth is held out for validation and must fill a window of the model."
+            "a tenth of it is held out for validation and must fill a window of the model."
         )
     return text
+
+
+@dataclass(frozen=True)
+class TextParts:
+    """A text cut in order: `train`, the first eight tenths, `val`, the ninth, and a closed last.
+
+    The rule of the course: validation chooses, and the last tenth only judges what is chosen. So
+    that tenth is no attribute: `open_test` gives it, for a reason, once.
+    """
+
+    train: str = field(repr=False)
+    val: str = field(repr=False)
+    _test: str = field(repr=False)
+    opened: list[str]  # the reasons for which the last tenth was opened in this process
+
+    def open_test(self, reason: str) -> str:
+        """Return the last tenth and note `reason`, which says what has been chosen and is judged.
+
+        A cell that runs again, with its reason unchanged, gets it again. Raises DataError for an
+        empty reason, and for a second one: whoever looks twice has chosen in between.
+        """
+        reason = reason.strip()
+        if not reason:
+            raise DataError(
+                "The test text opens for a reason only: say in words which choice it judges, "
+                "such as open_test('the recipe of section 5')."
+            )
+        if self.opened and reason not in self.opened:
+            raise DataError(
+                f"The test text was opened before, for {self.opened[0]!r}: what is chosen after "
+                "that look cannot be judged by it, so use the validation text."
+            )
+        if not self.opened:
+            self.opened.append(reason)
+        return self._test
+
+
+@functools.cache
+def _reasons(digest: str) -> list[str]:
+    """One list for each text, so that cutting it anew does not close it again."""
+    return []
+
+
+def split_text(name_or_path: str | os.PathLike[str]) -> TextParts:
+    """Load a text as `load_text` does and cut it in order: 80 % to learn from, 10 % and 10 %."""
+    text = load_text(name_or_path)
+    first, second = len(text) * 8 // 10, len(text) * 9 // 10
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return TextParts(text[:first], text[first:second], text[second:], _reasons(digest))
 
 
 def _decoded(file: Path) -> str:

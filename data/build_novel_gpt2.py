@@ -23,7 +23,7 @@ session.prepare()  # before the libraries that read it are imported
 
 import torch
 from build import HERE, write
-from build_novel_gpt import RECIPE, VOCAB_SIZE, as_json, bits, model_files, split
+from build_novel_gpt import RECIPE, VOCAB_SIZE, as_json, bits, model_files
 
 from aigc_utils import data, training
 from aigc_utils.gpt import GPT, GPTConfig
@@ -61,7 +61,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="fewer, to try it out")
     parser.add_argument("--out", type=Path, metavar="FOLDER", default=HERE)
     chosen = parser.parse_args()
-    parts = split(data.load_text("pride_and_prejudice"))
+    novel = data.split_text("pride_and_prejudice")
+    parts = novel.train, novel.val, novel.open_test("lesson 04's recipe is fixed: report it")
     tokenizer = BPETokenizer.train(parts[0], VOCAB_SIZE)
     session.start(1)
     model = GPT(MODEL)

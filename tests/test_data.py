@@ -1,6 +1,7 @@
 """The data files are what README.md says, damage is noticed, and a learner's own text loads."""
 
 import codecs
+import functools
 import gzip
 import hashlib
 import io
@@ -303,6 +304,49 @@ def test_an_installed_package_finds_its_data_and_its_mend(tmp_path):
     assert length == "684767", run.stderr
     assert "pip install --force-reinstall" in message
     assert "git" not in message
+
+
+# --- the three parts, and the closed one ---------------------------------------------------------
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    monkeypatch.setattr(data, "_reasons", functools.cache(data._reasons.__wrapped__))
+    return data.split_text("pride_and_prejudice")
+
+
+def test_the_parts_are_the_text_in_order(parts):
+    assert parts.opened == []
+    whole = (parts.train, parts.val, parts.open_test("the end"))
+    assert "".join(whole) == data.load_text("pride_and_prejudice")
+    assert [round(len(part) / 684_767, 3) for part in whole] == [0.8, 0.1, 0.1]
+
+
+@pytest.mark.parametrize("reason", ["", "  \n"])
+def test_the_test_text_stays_closed_without_a_reason(parts, reason):
+    with pytest.raises(data.DataError, match="say in words which choice it judges"):
+        parts.open_test(reason)
+    assert parts.opened == []
+
+
+def test_the_test_text_opens_once(parts):
+    first = parts.open_test("the recipe is fixed")
+    assert parts.open_test(" the recipe is fixed ") == first  # the same cell, run again
+    with pytest.raises(data.DataError, match="opened before, for 'the recipe is fixed'"):
+        parts.open_test("another rate")
+    assert parts.opened == ["the recipe is fixed"]
+
+
+def test_cutting_anew_does_not_close_it_again(parts, tmp_path):
+    parts.open_test("the recipe is fixed")
+    with pytest.raises(data.DataError, match="use the validation text"):
+        data.split_text("pride_and_prejudice").open_test("another rate")
+    mine = data.split_text(own(tmp_path, LONG_ENOUGH.encode()))
+    assert mine.open_test("another rate") == LONG_ENOUGH[len(LONG_ENOUGH) * 9 // 10 :]
+
+
+def test_no_text_shows_in_the_parts_own_words(parts):
+    assert repr(parts) == "TextParts(opened=[])"
 
 
 # --- a learner's own text ------------------------------------------------------------------------

@@ -32,18 +32,14 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def parts(script):
-    return script.split(data.load_text("pride_and_prejudice"))
+def parts():
+    novel = data.split_text("pride_and_prejudice")
+    return novel.train, novel.val, novel.open_test("lesson 04's recipe is fixed: report it")
 
 
 @pytest.fixture(scope="module")
 def record():
     return history.read(data.path("runs/novel_gpt.jsonl"))
-
-
-def test_the_parts_are_the_novel_in_order(parts):
-    assert "".join(parts) == data.load_text("pride_and_prejudice")
-    assert [round(len(part) / 684_767, 3) for part in parts] == [0.8, 0.1, 0.1]
 
 
 def test_transformers_loads_it_and_so_does_the_package(script, model, parts):

@@ -57,11 +57,12 @@ def test_a_mark_stands_before_each_chapter(script):
 
 
 @pytest.mark.slow
-def test_it_scores_what_the_readme_says(script, model):
-    parts = script.split(data.load_text("pride_and_prejudice"))
-    ids = torch.tensor(BPETokenizer.train(parts[0], 512).encode(parts[2]))
+def test_it_scores_what_the_readme_says(model):
+    novel = data.split_text("pride_and_prejudice")
+    test_text = novel.open_test("lesson 04's recipe is fixed: report it")
+    ids = torch.tensor(BPETokenizer.train(novel.train, 512).encode(test_text))
     loss = training.evaluate(from_huggingface(model), ids)
-    bits = training.bits_per_character(loss, len(ids), len(parts[2]), 513)
+    bits = training.bits_per_character(loss, len(ids), len(test_text), 513)
     assert bits == pytest.approx(1.69, abs=0.01)
 
 
