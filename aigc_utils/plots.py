@@ -57,12 +57,14 @@ def heatmap(
     fmt: str | None = None,
     vmin: float | None = None,
     vmax: float | None = None,
+    signed: bool = False,
 ) -> None:
     """Draw ``matrix`` (n_rows, n_columns) as coloured cells, labelled and, with ``fmt``, numbered.
 
     ``fmt`` is a format such as ``".2f"``; each number is written in black or white, whichever
-    can be read on its cell. Raises ValueError when the matrix is not two-dimensional or the
-    labels do not fit it.
+    can be read on its cell. ``signed`` takes colours that part at a white zero, blue below and red
+    above, up to ``vmax`` on both sides (default: the largest finite size). What is not finite has
+    no colour. Raises ValueError when the matrix is not two-dimensional or the labels do not fit it.
     """
     values = np.asarray(matrix, dtype=float)
     if values.ndim != 2:
@@ -70,7 +72,17 @@ def heatmap(
     for axis, labels in enumerate((rows, columns)):
         if labels is not None and len(labels) != values.shape[axis]:
             raise ValueError(f"{len(labels)} labels do not fit axis {axis} of shape {values.shape}")
-    picture = ax.imshow(values, vmin=vmin, vmax=vmax, aspect="auto")
+    finite = np.isfinite(values)
+    if signed:
+        vmax = float(np.abs(values[finite]).max(initial=0)) if vmax is None else vmax
+        vmin = -vmax
+    picture = ax.imshow(
+        np.ma.masked_where(~finite, values),
+        cmap="RdBu_r" if signed else None,
+        vmin=vmin,
+        vmax=vmax,
+        aspect="auto",
+    )
     ax.grid(False)
     ax.set_title(title)
     if rows is not None:
@@ -84,7 +96,8 @@ def heatmap(
             ha="right" if slanted else "center",
         )
     if fmt is not None:
-        dark = np.asarray(picture.norm(values)) < 0.6
+        luminance = picture.to_rgba(values)[..., :3] @ (0.2126, 0.7152, 0.0722)
+        dark = finite & (luminance < 0.5)
         for (i, j), value in np.ndenumerate(values):
             colour = "white" if dark[i, j] else "black"
             ax.text(j, i, format(value, fmt), ha="center", va="center", color=colour, fontsize=8)

@@ -22,6 +22,17 @@ def test_heatmap_writes_every_number_readably() -> None:
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
 
 
+def test_a_signed_heatmap_is_white_at_zero_and_the_same_on_both_sides() -> None:
+    _, ax = plt.subplots()
+    plots.heatmap(ax, [[-1.0, 0.0], [0.5, -np.inf]], signed=True, fmt=".1f")
+    picture = ax.images[0]
+    assert picture.get_clim() == (-1.0, 1.0)
+    below, zero, above = picture.to_rgba(np.array([-1.0, 0.0, 1.0]))[:, :3]
+    assert zero.min() > 0.95 and below[2] > below[0] and above[0] > above[2]
+    assert picture.get_array().mask.tolist() == [[False, False], [False, True]]
+    assert [text.get_color() for text in ax.texts] == ["white", "black", "black", "black"]
+
+
 @pytest.mark.parametrize(
     ("matrix", "rows", "message"),
     [(np.zeros(3), None, r"\(3,\)"), (np.zeros((2, 2)), ["a"], "1 labels")],
