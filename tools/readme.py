@@ -22,7 +22,7 @@ START, END = "<!-- course map: made by tools/readme.py -->", "<!-- end of course
 
 # The figures shown on the front page: file name, lesson, which of its pictures.
 FIGURES: dict[str, tuple[str, int]] = {
-    "docs/figures/attention.png": ("01_attention.ipynb", 4),
+    "docs/figures/attention.png": ("01_attention.ipynb", 5),
     "docs/figures/tokenization.png": ("02_tokenization.ipynb", -1),
 }
 
