@@ -130,7 +130,8 @@ def train(
         while len(record.rows) < PARTS:
             factor = training.schedule(min(clock.now(step), clock.end - 1), plan)
             x, y = training.cut(train_ids, next(batches), knobs.context)
-            losses.append(training.step(model, optimizers, x, y, factor=factor, clip=plan.clip))
+            loss, _ = training.step(model, optimizers, x, y, factor=factor, clip=plan.clip)
+            losses.append(loss)
             step += 1
             if clock.now(step) < clock.end * (len(record.rows) + 1) // PARTS:
                 continue

@@ -8,11 +8,13 @@ and h′, which is h without its first:
     P(c | h) = max(N(hc) − D, 0) / N(h·)  +  D · |{c′ : N(hc′) > 0}| / N(h·) · P(c | h′)
 
 At the longest order N counts how often a string occurs; below it, in how many different strings
-one character longer it stands at the end. The last P, of no context at all, is uniform.
+one character longer it stands at the end. The last P, of no context at all, is uniform. The
+*modified* form (Chen and Goodman's own) has three discounts D in place of one: for counts of 1,
+of 2, and of 3 or more.
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Self
 
@@ -23,20 +25,38 @@ class _Level:
 
     counts: dict[str, int]  # N(hc)
     totals: dict[str, int]  # N(h·), the sum over all c
-    kinds: dict[str, int]  # how many different c follow h
-    discount: float  # D
+    saved: dict[str, float]  # what the discounts take from all hc together
+    discounts: tuple[float, float, float]  # D of the counts 1, 2, and 3 or more
 
     @classmethod
-    def of(cls, counts: Counter[str]) -> Self:
+    def of(cls, counts: Counter[str], modified: bool) -> Self:
+        discounts = _discounts(Counter(counts.values()), modified)
         totals: Counter[str] = Counter()
+        saved: defaultdict[str, float] = defaultdict(float)
         for string, count in counts.items():
             totals[string[:-1]] += count
-        kinds = Counter(string[:-1] for string in counts)
-        how_many = Counter(counts.values())
-        # Ney, Essen and Kneser (1994): the discount that held-out counts ask for.
-        once, twice = how_many[1], how_many[2]
-        discount = once / (once + 2 * twice) if once and twice else 0.5
-        return cls(counts, totals, kinds, discount)
+            saved[string[:-1]] += discounts[min(count, 3) - 1]
+        return cls(counts, totals, saved, discounts)
+
+    def kept(self, string: str) -> float:
+        """What the discount leaves of the count of ``string``."""
+        count = self.counts.get(string, 0)
+        return count - self.discounts[min(count, 3) - 1] if count else 0.0
+
+
+def _discounts(how_many: Counter[int], modified: bool) -> tuple[float, float, float]:
+    """Return D of the counts 1, 2, and 3 or more, as held-out counts ask for it.
+
+    ``how_many[n]`` strings occur n times. One D for all: Ney, Essen and Kneser (1994); three:
+    Chen and Goodman (1999). A text too small to estimate three gets one.
+    """
+    n1, n2, n3, n4 = (how_many[n] for n in (1, 2, 3, 4))
+    y = n1 / (n1 + 2 * n2) if n1 and n2 else 0.5
+    if modified and n1 and n2 and n3 and n4:
+        three = 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3
+        if min(three) > 0:
+            return three
+    return y, y, y
 
 
 class KneserNey:
@@ -50,10 +70,11 @@ class KneserNey:
         self.alphabet = alphabet
 
     @classmethod
-    def fit(cls, text: str, order: int, alphabet: str = "") -> Self:
+    def fit(cls, text: str, order: int, alphabet: str = "", *, modified: bool = False) -> Self:
         """Count the strings of up to ``order`` characters in ``text``.
 
         ``alphabet`` names characters beyond those of the text that the model must allow for.
+        ``modified`` takes three discounts in place of one, which predicts a little better.
         Raises ValueError when the order is below 1 or the text is shorter than it.
         """
         if order < 1:
@@ -64,11 +85,11 @@ class KneserNey:
                 "take a longer text or a lower order."
             )
         counts = Counter(text[i : i + order] for i in range(len(text) - order + 1))
-        levels = [_Level.of(counts)]
+        levels = [_Level.of(counts, modified)]
         while len(levels) < order:
             # Each different longer string counts once: in how many places is this its end?
             counts = Counter(string[1:] for string in counts)
-            levels.append(_Level.of(counts))
+            levels.append(_Level.of(counts, modified))
         return cls(levels[::-1], "".join(sorted({*text, *alphabet})))
 
     @property
@@ -91,8 +112,7 @@ class KneserNey:
             h = context[len(context) - length :]
             if h not in level.totals:  # nor has any longer context been seen
                 break
-            kept = max(level.counts.get(h + character, 0) - level.discount, 0.0)
-            p = (kept + level.discount * level.kinds[h] * p) / level.totals[h]
+            p = (level.kept(h + character) + level.saved[h] * p) / level.totals[h]
         return p
 
     def bits_per_character(self, text: str, left_context: str = "") -> float:

@@ -307,10 +307,10 @@ def train(
     """Train `model` on data = (training ids, validation ids) and return the run's history.
 
     Afterwards the model holds the weights with the lowest validation loss. `folder` receives
-    `history.jsonl` (step, train_loss, val_loss, lr, tokens, seconds), `best/` (for `GPT.load`) and
-    `last.safetensors`, everything that is needed to go on: calling `train` again after an
-    interruption continues from there and gives the losses of an uninterrupted run. `watch` is
-    called with the history after every validation, the one at step 0 included.
+    `history.jsonl` (step, train_loss, val_loss, grad_norm, lr, tokens, seconds), `best/` (for
+    `GPT.load`) and `last.safetensors`, everything that is needed to go on: calling `train` again
+    after an interruption continues from there and gives the losses of an uninterrupted run.
+    `watch` is called with the history after every validation, the one at step 0 included.
 
     The ids (n,) may be tensors, NumPy arrays or lists of any integer type; the work is done where
     the model is. Raises ValueError for unfit data, CheckpointError for a checkpoint that is
@@ -383,12 +383,15 @@ class _Run:
             len(self.train_ids), context, config.batch_size, config.seed, progress.step
         )
         losses: list[float] = []
+        norms: list[float] = []
         since = time.perf_counter()
         silent = self.rank > 0 or os.environ.get("AIGC_STATIC") == "1"
         with tqdm(total=config.steps, initial=progress.step, unit="step", disable=silent) as bar:
             while progress.step < config.steps:
                 factor = schedule(progress.step, config)
-                losses.append(self._step(next(starts), factor))
+                loss, norm = self._step(next(starts), factor)
+                losses.append(loss)
+                norms.append(norm)
                 bar.update()
                 done, last = progress.step, progress.step == config.steps
                 judged = done % config.eval_every == 0 or last
@@ -398,11 +401,13 @@ class _Run:
                 row = {
                     "step": done,
                     "train_loss": sum(losses) / len(losses),
+                    "grad_norm": sum(norms) / len(norms),
                     "lr": factor * config.lr,
                     "tokens": done * config.batch_size * context,
                     "seconds": progress.seconds,
                 }
                 losses.clear()
+                norms.clear()
                 bar.set_postfix(loss=f"{row['train_loss']:.3f}", best_val=f"{progress.best:.3f}")
                 if judged:
                     self._validate(row)
@@ -410,19 +415,19 @@ class _Run:
                     self._write_row(row)
                 since = time.perf_counter()
 
-    def _step(self, starts: Tensor, factor: float) -> float:
-        """Train on the windows that begin at starts (batch_size,); return their loss."""
+    def _step(self, starts: Tensor, factor: float) -> tuple[float, float]:
+        """Train on the windows that begin at starts (batch_size,); return what `step` returns."""
         config, progress = self.config, self.progress
         self.model.train()  # whatever the watcher has left
         # What dropout draws depends on seed, step and process alone, so a resumed run draws it too.
         torch.manual_seed(zlib.crc32(f"{config.seed} {progress.step} {self.rank}".encode()))
         x, y = cut(self.train_ids, starts[self.rank :: self.processes], self.model.config.context)
         clip, bf16 = config.clip, progress.bf16
-        loss = step(self.model, self.optimizers, x, y, factor=factor, clip=clip, bf16=bf16)
+        loss, norm = step(self.model, self.optimizers, x, y, factor=factor, clip=clip, bf16=bf16)
         progress.step += 1
         if not math.isfinite(loss):
             raise self._diverged("training", loss)
-        return loss
+        return loss, norm
 
     def _validate(self, row: dict[str, Any]) -> None:
         """Log the row with the validation loss, write a checkpoint, and call the watcher."""
@@ -510,25 +515,24 @@ def step(
     factor: float = 1.0,
     clip: float = 0.0,
     bf16: bool = False,
-) -> float:
-    """One step of gradient descent on inputs x and targets y (B, T); return the mean loss.
+) -> tuple[float, float]:
+    """One step on inputs x and targets y (B, T); return the mean loss and the gradient's length.
 
-    The learning rates are `factor` times those that the optimizers were made with; a gradient
-    longer than `clip` (0: any) is shortened to it. Under torchrun gradients and loss are means.
+    The length is that before clipping. The learning rates are `factor` times those that the
+    optimizers were made with; a gradient longer than `clip` (0: any) is shortened to it. Under torchrun gradients and loss are means.
     """
     with _autocast(model.device, bf16):
         logits = model(x)
     loss = F.cross_entropy(logits.float().flatten(0, 1), y.to(model.device).flatten())
     loss.backward()
     loss = _average_over_processes(model, loss.detach())
-    if clip:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = factor * group.setdefault("peak_lr", group["lr"])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return loss.item()
+    return loss.item(), norm.item()
 
 
 def _autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextManager:

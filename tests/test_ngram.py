@@ -34,6 +34,25 @@ def test_a_bigram_agrees_with_the_formula_by_hand():
     assert model.probability("a", "a") == pytest.approx((1 / 3) * 1 / 2 * of_a)
 
 
+def test_the_modified_form_has_three_discounts():
+    text = data.load_text("pride_and_prejudice")[:20_000]
+    pairs = Counter(text[i : i + 2] for i in range(len(text) - 1))
+    n1, n2, n3, n4 = (Counter(pairs.values())[n] for n in (1, 2, 3, 4))
+    y = n1 / (n1 + 2 * n2)
+    discount = {1: 1 - 2 * y * n2 / n1, 2: 2 - 3 * y * n3 / n2, 3: 3 - 4 * y * n4 / n3}
+    model = KneserNey.fit(text, 2, modified=True)
+    for h, c in ("qu", "zy", "He", "e "):
+        after = {pair: n for pair, n in pairs.items() if pair[0] == h}
+        saved = sum(discount[min(n, 3)] for n in after.values())
+        kept = pairs[h + c] - discount[min(pairs[h + c], 3)] if h + c in pairs else 0
+        expected = (kept + saved * model.probability(c)) / sum(after.values())
+        assert model.probability(c, h) == pytest.approx(expected)
+        assert sum(model.probability(x, h) for x in model.alphabet) == pytest.approx(1, abs=1e-12)
+    # Too small a text for three discounts: one, as in the plain form.
+    few = [KneserNey.fit("abab ba", 2, modified=m).probability("b", "a") for m in (False, True)]
+    assert few[0] == few[1]
+
+
 def test_bits_are_the_mean_of_minus_log2():
     model = KneserNey.fit(TEXT, 3)
     by_hand = -sum(
@@ -59,6 +78,7 @@ def test_longer_contexts_help_on_the_novel():
     bits = [KneserNey.fit(train, order).bits_per_character(test) for order in (1, 2, 3, 5)]
     assert bits == sorted(bits, reverse=True)
     assert bits[0] < math.log2(75) and bits[-1] < 2.2
+    assert KneserNey.fit(train, 5, modified=True).bits_per_character(test) < bits[-1] - 0.01
 
 
 def test_text_it_has_seen_is_cheap():

@@ -189,23 +189,26 @@ def test_a_row_gives_the_mean_loss_since_the_row_before(tmp_path, whole):
     every = [loss for _, loss, _ in whole[1:]]
     for begin, end, mean in zip([0, *steps], steps, means, strict=False):
         assert mean == pytest.approx(np.mean(every[begin:end]), rel=1e-6)
+    norms = train(make_model(), make_data(), replace(RUN, log_every=1), tmp_path / "every")
+    assert run.column("grad_norm")[0] == pytest.approx(norms.column("grad_norm")[:4].mean())
 
 
 def test_a_step_takes_the_rates_times_the_factor_and_clips():
     data = make_data()[0]
     x, y = training.cut(data, torch.tensor([0, 40]), 16)
     assert torch.equal(x[1], data[40:56]) and torch.equal(y[1], data[41:57])
-    moved = {}
+    moved, norms = {}, {}
     for clip in (0.0, 0.1, 1e6):
         model = make_model(dropout=0.0)
         before = torch.cat([w.detach().flatten().clone() for w in model.parameters()])
         optimizers = make_optimizers(model, replace(RUN, optimizer="sgd", lr=1.0, weight_decay=0.0))
-        loss = training.step(model, optimizers, x, y, factor=0.5, clip=clip)
+        loss, norms[clip] = training.step(model, optimizers, x, y, factor=0.5, clip=clip)
         assert loss == pytest.approx(F.cross_entropy(make_model()(x).mT, y).item(), rel=0.1)
         after = torch.cat([w.detach().flatten() for w in model.parameters()])
         moved[clip] = (after - before).norm().item()
     assert moved[0.0] == moved[1e6] > 0.1
     assert moved[0.1] == pytest.approx(0.5 * 0.1, rel=1e-3)
+    assert norms[0.0] == norms[0.1] == norms[1e6] == pytest.approx(2 * moved[0.0], rel=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (16, 40), (40, 16), (1, 7)])
