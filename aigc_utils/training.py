@@ -519,7 +519,8 @@ def step(
     """One step on inputs x and targets y (B, T); return the mean loss and the gradient's length.
 
     The length is that before clipping. The learning rates are `factor` times those that the
-    optimizers were made with; a gradient longer than `clip` (0: any) is shortened to it. Under torchrun gradients and loss are means.
+    optimizers were made with; a gradient longer than `clip` (0: any) is shortened to it.
+    Under torchrun gradients and loss are means.
     """
     with _autocast(model.device, bf16):
         logits = model(x)
