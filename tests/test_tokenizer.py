@@ -163,6 +163,35 @@ def test_tokenizer_json_encodes_the_novel_the_same(novel, bpe, tmp_path):
         assert exported.encode(text).ids == bpe.encode(text)
 
 
+def test_merges_come_back_from_huggingface(novel, bpe):
+    assert BPETokenizer.from_huggingface(bpe.to_huggingface()).merges == bpe.merges
+    for empty in (BPETokenizer(), BPETokenizer.from_huggingface(BPETokenizer().to_huggingface())):
+        assert empty.merges == []
+    # A published tokenizer numbers its tokens otherwise, and has marks that no merge makes.
+    theirs = Tokenizer(models.BPE())
+    theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        initial_alphabet=alphabet,
+        special_tokens=["<|endoftext|>"],
+        show_progress=False,
+    )
+    theirs.train_from_iterator([novel], trainer)
+    ours = BPETokenizer.from_huggingface(theirs)
+    assert ours.merges == bpe.merges[: len(ours.merges)] and ours.vocab_size == 599
+    assert ours.decode(ours.encode("Mr. Darcy, 人\n")) == "Mr. Darcy, 人\n"
+
+
+@pytest.mark.parametrize("model", [models.WordPiece(), models.WordLevel(), models.Unigram()])
+def test_another_kind_of_tokenizer_is_refused(model):
+    with pytest.raises(ValueError, match="is not byte-level BPE"):
+        BPETokenizer.from_huggingface(Tokenizer(model))
+    spelled_in_characters = models.BPE(vocab={"人": 0, "工": 1, "人工": 2}, merges=[("人", "工")])
+    with pytest.raises(ValueError, match="is not byte-level BPE"):
+        BPETokenizer.from_huggingface(Tokenizer(spelled_in_characters))
+
+
 # --- files -------------------------------------------------------------------------------------
 
 
