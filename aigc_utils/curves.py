@@ -1,10 +1,11 @@
 """The curves of training runs: several seeds as a band, and one run that grows while it is watched.
 
-Lessons 04, 06 and 07 draw what `aigc_utils.history` keeps with this module.
+Lessons 04, 06 and 07 draw what `aigc_utils.history` keeps with this module; 08 and 09 redraw clouds
+and pictures while they train.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import matplotlib.pyplot as plt
@@ -77,3 +78,26 @@ class Live:
         if kind is None and not session.is_interactive():
             self.figure()
             plt.show()
+
+
+def redrawn(draw: Callable[..., Figure]) -> Callable[..., None]:
+    """Return a function that shows ``draw``'s figure in place of the one that it showed before.
+
+    For callbacks of a training: a learner who watches sees the figure move; under test and on
+    paper nothing is drawn.
+    """
+    handles: list[Any] = []
+
+    def show(*news: Any) -> None:
+        if not session.is_interactive():
+            return
+        from IPython.display import display
+
+        figure = draw(*news)
+        if handles:
+            handles[0].update(figure)
+        else:
+            handles.append(display(figure, display_id=True))
+        plt.close(figure)
+
+    return show

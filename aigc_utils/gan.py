@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aigc_utils import gan_files, history, session
+from aigc_utils import data, gan_files, history, session
 from aigc_utils.gan_files import SavedModelError
 from aigc_utils.history import TrainingDiverged
 
@@ -55,7 +55,8 @@ def build_generator(
 
     With ``n_classes`` it also takes the class, as a one-hot vector behind z.
     A dense layer makes 7 × 7 positions of 2·``width`` channels; two transposed convolutions double
-    the sides. Kernel 4 with stride 2 covers every pixel equally often: no checkerboard.
+    the sides. Kernel 4 with stride 2 covers every pixel equally often, which removes one cause of
+    a chequered pattern, not all: each phase still has weights of its own.
     """
     demand_whole(latent_dim=latent_dim, width=width)
     demand_whole(0, n_classes=n_classes)
@@ -493,6 +494,20 @@ def load(path: str | Path) -> GAN:
     except Exception as error:  # Keras raises many kinds for a configuration that it did not write
         raise gan_files.damaged(path, error) from error
     _restore(model, config, arrays)
+    return model
+
+
+def load_clothes() -> GAN:
+    """Return a GAN whose averaged generator is the committed one, trained for forty epochs.
+
+    For `GAN.generate` and `GAN.decode`; its discriminator is untrained. Raises DataError when the
+    file is missing or damaged.
+    """
+    with np.load(data.path("models/clothes_gan.npz")) as file:
+        weights = [file[key].astype(np.float32) for key in sorted(file.files)]
+    model = GAN(build_generator(), build_discriminator())
+    for network in (model.averaged, model.generator):
+        network.set_weights(weights)
     return model
 
 

@@ -1,11 +1,11 @@
-"""The colour pictures of lesson 09, their scores, and the two records that the lesson reads."""
+"""The colour pictures of lesson 09, their scores, and the committed records and generator."""
 
 import colorsys
 
 import numpy as np
 import pytest
 
-from aigc_utils import colour, data, features, gan, history
+from aigc_utils import colour, data, features, gan, history, scores
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +101,23 @@ def test_the_record_of_the_knobs_is_complete():
     for name in runs:
         rows = [row for row in record.rows if row["run"] == name]
         assert [row["epoch"] for row in rows] == [1, 2, 3, 4] and "frechet" in rows[-1]
+
+
+def test_the_committed_generator_is_nearer_to_clothes_than_black_pictures_are():
+    clothes = gan.load_clothes()
+    made, (_, (test_images, _)) = clothes.generate(500), data.load_fashion_mnist()
+    net = features.load_feature_net()
+    distances = [
+        scores.frechet_distance(net(test_images[:1000]), net(pictures))
+        for pictures in (made, np.zeros_like(made))
+    ]
+    assert distances[0] < 200 < 2000 < distances[1]
+    run = history.read(data.path("runs/clothes_gan.jsonl"))
+    assert run.column("epoch").tolist() == list(range(1, 41))
+    assert run.column("frechet")[-1] < run.column("frechet")[0] / 2
+
+
+def test_the_record_of_the_ring_has_five_seeds_of_every_game():
+    record = history.read(data.path("runs/ring_games.jsonl"))
+    games = record.settings["games"]
+    assert [row["run"] for row in record.rows] == [name for name in games for _ in range(5)]

@@ -63,3 +63,32 @@ def test_live_redraws_in_place_when_a_learner_watches(monkeypatch: pytest.Monkey
             live.update(make_run(2.0))
     assert calls == ["display", "update", "update"]
     assert plt.get_fignums() == []
+
+
+def test_a_redrawn_figure_replaces_the_one_before_and_stays_away_on_paper(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import IPython.display
+
+    calls, drawn = [], []
+
+    class Handle:
+        def update(self, figure: object) -> None:
+            calls.append("update")
+
+    def draw(title: str) -> object:
+        drawn.append(title)
+        return plt.figure()
+
+    monkeypatch.setattr(
+        IPython.display, "display", lambda figure, display_id: calls.append("display") or Handle()
+    )
+    show = curves.redrawn(draw)
+    monkeypatch.setattr(session, "is_interactive", lambda: False)
+    show("on paper")
+    assert drawn == []
+    monkeypatch.setattr(session, "is_interactive", lambda: True)
+    for title in ("a", "b", "c"):
+        show(title)
+    assert calls == ["display", "update", "update"] and drawn == ["a", "b", "c"]
+    assert plt.get_fignums() == []

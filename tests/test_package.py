@@ -22,7 +22,7 @@ SOURCES = {
 FLOORS = {
     "ground": ("__init__ files session data history plots curves progress", ""),
     "text": ("attention tokenizer ngram gpt huggingface decoding training", "ground"),
-    "pictures": ("convolution features scores colour gan gan_callbacks gan_files", "ground"),
+    "pictures": ("convolution features scores ring colour gan gan_callbacks gan_files", "ground"),
     "models": ("models smollm2", "ground text"),
     "chat": ("chat.*", "ground text models"),
     "lab": ("lab study", "ground text"),
@@ -43,10 +43,10 @@ DEFERRED = {
 HEAVY = {
     "torch": "gpt huggingface decoding training lab study checks.gpt checks.decoding "
     "checks.hyperparameters",
-    "keras": "features colour gan gan_callbacks",
-    "tensorflow": "gan gan_callbacks",
+    "keras": "features ring colour gan gan_callbacks",
+    "tensorflow": "ring gan gan_callbacks",
     "transformers": "huggingface chat.turns chat.guard",
-    "matplotlib": "plots curves lab study checks.hyperparameters",
+    "matplotlib": "plots curves ring lab study checks.hyperparameters",
     "optuna": "study",
     "openai": "chat.* checks.openai_chat",
 }
