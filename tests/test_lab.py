@@ -110,7 +110,7 @@ def test_a_loss_that_is_no_number_stops_the_run(monkeypatch):
 
 
 def test_a_training_loss_that_is_no_number_stops_the_run_too(monkeypatch):
-    monkeypatch.setattr(training, "step", lambda *_, **__: float("nan"))
+    monkeypatch.setattr(training, "step", lambda *_, **__: (float("nan"), 1.0))
     with pytest.raises(training.TrainingDiverged, match="no longer a number at step 1:"):
         lab.run(SMALL, tokens=SHORT)
 

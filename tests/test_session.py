@@ -93,7 +93,7 @@ def test_no_other_module_prepares_the_session() -> None:
         for path in (ROOT / "aigc_utils").rglob("*.py")
         if "session.prepare()" in path.read_text()
     }
-    assert preparing == {"features", "gan", "colour", "smollm2", "providers"}
+    assert preparing == {"features", "gan", "colour", "ring", "smollm2", "providers"}
 
 
 def test_start_repeats_the_same_numbers() -> None:
