@@ -318,31 +318,55 @@ def _read(model: GPT, ids: Tensor, cache: KVCache | None = None) -> Tensor:
 
 @torch.inference_mode()
 def beam_search(
-    model: GPT, ids: Ids, max_new_tokens: int, *, beams: int = 4
+    model: GPT,
+    ids: Ids,
+    max_new_tokens: int,
+    *,
+    beams: int = 4,
+    stop: Collection[int] | int | None = None,
+    length_penalty: float = 0.0,
 ) -> list[tuple[list[int], float]]:
     """Search for the most likely continuations of one prompt: (new ids, log-probability) pairs.
 
     Keeps the `beams` best beginnings at every step and extends each by every token (Graves,
-    *Sequence Transduction with Recurrent Neural Networks*, 2012); the best comes first. All have
-    max_new_tokens ids and no two are equal, so there are fewer than `beams` where fewer texts
-    exist. Raises ValueError when prompt and new ids together exceed the context.
+    *Sequence Transduction with Recurrent Neural Networks*, 2012). A text ends with a `stop` id,
+    which counts but is not returned, or after max_new_tokens. The best comes first: the largest
+    log-probability divided by tokens ** length_penalty (0: the sum, which favours short texts; 1:
+    the mean; after Wu et al., *Google's Neural Machine Translation System*, 2016, section 7).
+
+    No two texts are equal, so there are fewer than `beams` where fewer exist. Raises ValueError
+    when prompt and new ids together exceed the context.
     """
     if beams < 1:
         raise ValueError(f"beams={beams} must be at least 1; 1 is greedy.")
+    if not length_penalty >= 0:
+        raise ValueError(f"length_penalty={length_penalty} must not be negative; 0 is none.")
     prompt = _one_prompt(model, ids, max_new_tokens)
+    ends = torch.tensor(sorted(_stop_ids(stop)), dtype=torch.int64, device=prompt.device)
     cache = _cache(model, len(prompt) + max_new_tokens)
     rows, scores = prompt[None], torch.zeros(1, device=prompt.device)
-    for _ in range(max_new_tokens):
+    found: list[tuple[float, list[int], float]] = []  # worth, new ids, log-probability
+    for length in range(1, max_new_tokens + 1):
         logits = _read(model, rows[:, cache.used :], cache)[:, -1].float()
         candidates = (scores[:, None] + logits.log_softmax(dim=-1)).flatten()  # (beams · V,)
-        scores, best = candidates.topk(min(beams, len(candidates)))
+        # So many that `beams` of them go on, whatever ends.
+        scores, best = candidates.topk(min(beams * (1 + len(ends)), len(candidates)))
         parents, tokens = best // logits.shape[1], best % logits.shape[1]
+        ending = torch.isin(tokens, ends)
+        for i in ending[:beams].nonzero().flatten().tolist():
+            text, score = rows[parents[i], len(prompt) :].tolist(), scores[i].item()
+            found.append((score / length**length_penalty, text, score))
+        scores, parents, tokens = (part[~ending][:beams] for part in (scores, parents, tokens))
         rows = torch.cat((rows[parents], tokens[:, None]), dim=1)
+        if not len(rows):
+            break
         # A beam that descends from another one goes on from that one's keys and values.
         cache.keys, cache.values = cache.keys[:, parents], cache.values[:, parents]
         cache.ids = cache.ids[parents]
-    new = rows[:, len(prompt) :].tolist()
-    return list(zip(new, scores.tolist(), strict=True))
+    for row, score in zip(rows[:, len(prompt) :].tolist(), scores.tolist(), strict=True):
+        found.append((score / max_new_tokens**length_penalty, row, score))
+    found.sort(key=lambda text: -text[0])
+    return [(text, score) for _, text, score in found[:beams]]
 
 
 @torch.inference_mode()

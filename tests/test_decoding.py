@@ -443,6 +443,30 @@ def test_more_beams_than_texts_find_every_text_once(size, length, beams):
     assert sum(math.exp(log_p) for _, log_p in found) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("penalty", [0.0, 0.5, 1.0])
+def test_beams_end_where_told_and_are_ranked_by_their_length(penalty):
+    model = random_model(8, vocab_size=5, **LLAMA)
+    found = decoding.beam_search(model, [1, 2], 3, beams=500, stop=[4, 0], length_penalty=penalty)
+    whole = {text for n in range(3) for text in product((1, 2, 3), repeat=n)}
+    assert {tuple(ids) for ids, _ in found if len(ids) < 3} == whole
+    # All ways to end, and all texts that did not: they share the whole probability.
+    assert len(found) == 2 * (1 + 3 + 9) + 27
+    assert sum(math.exp(log_p) for _, log_p in found) == pytest.approx(1, abs=1e-4)
+    worth = [p / (len(ids) + (len(ids) < 3)) ** penalty for ids, p in found]
+    assert worth == pytest.approx(sorted(worth, reverse=True))
+
+
+def test_a_beam_that_ends_leaves_its_place_to_others():
+    model = random_model(8, vocab_size=5, **LLAMA)
+    (best, log_p), *others = decoding.beam_search(model, [1, 2], 6, beams=2, stop=3)
+    assert len(others) == 1 and 3 not in best + others[0][0]
+    assert log_p >= others[0][1]
+    assert decoding.beam_search(model, [1, 2], 4, beams=9, stop=range(5))[0][0] == []
+    first = decoding.generate(model, [1, 2], 1, temperature=0)
+    ((long, _),) = decoding.beam_search(model, [1, 2], 3, beams=1, stop=first, length_penalty=50)
+    assert len(long) == 3 and first[0] not in long, "the best ends at once, and one goes on"
+
+
 def test_one_beam_is_greedy():
     ids = decoding.generate(MODEL, PROMPT, 15, temperature=0)
     assert decoding.beam_search(MODEL, PROMPT, 15, beams=1)[0][0] == ids
@@ -658,6 +682,8 @@ def test_the_other_ways_to_decode_refuse_too():
     small = random_model(vocab_size=7)
     for call, sentence in (
         (lambda: decoding.beam_search(MODEL, PROMPT, 5, beams=0), "beams=0"),
+        (lambda: decoding.beam_search(MODEL, PROMPT, 5, length_penalty=-1), "length_penalty=-1"),
+        (lambda: decoding.beam_search(MODEL, PROMPT, 5, stop="a"), "token ids"),
         (lambda: decoding.beam_search(MODEL, PROMPT, CONTEXT), "ask for fewer"),
         (lambda: decoding.beam_search(MODEL, [PROMPT], 5), r"of shape \(T,\), not .* \(1, 5\)"),
         (lambda: decoding.stream(MODEL, [PROMPT], 5), r"of shape \(T,\), not .* \(1, 5\)"),
