@@ -120,7 +120,7 @@ def test_restart_and_run_all_in_the_browser(course: Path, tmp_path: Path) -> Non
 
 
 def test_a_hint_is_one_click_away(tmp_path: Path) -> None:
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     shutil.copy(ROOT / "notebooks" / "exercises" / "01_attention.ipynb", tmp_path)
     with jupyter_lab(tmp_path, "01_attention.ipynb") as address, sync_playwright() as playwright:
@@ -133,7 +133,7 @@ def test_a_hint_is_one_click_away(tmp_path: Path) -> None:
         for level in (1, 2, 3):
             hints.get_by_role("button", name=f"Hint {level} of 3").click(timeout=60_000)
             hints.locator(".widget-html", has_text=f"Hint {level} of 3").wait_for(timeout=20_000)
-        assert hints.get_by_role("button", name="Hint 3 of 3").is_disabled()
+        expect(hints.get_by_role("button", name="Hint 3 of 3")).to_be_disabled(timeout=20_000)
         run_cell(page, 2)
         check = run_cell(page, 3)
         check.locator(
