@@ -1,4 +1,4 @@
-"""The course's clothes classifier and the features that lessons 08 to 10 score pictures with.
+"""The course's clothes classifier and the features that lesson 09 scores pictures with.
 
 Lesson 07 builds this network and trains it for twelve epochs; the committed weights are the same
 network trained longer (``data/build_feature_net.py``). Its *features* are the 64 outputs of the

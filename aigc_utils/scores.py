@@ -1,6 +1,6 @@
 """Scores for generated samples: distance to the real ones, fidelity, variety, memorisation.
 
-Lesson 08 watches for mode collapse with them, lessons 09 and 10 judge pictures. Every function
+Lesson 08 watches for mode collapse with them, lesson 09 judges pictures. Every function
 takes *features*, an array (n_samples, n_features): points of the plane as they are, pictures
 after a feature net. A score belongs to its features and its number of samples, so
 compare only what was scored with the same net and the same n. All sums are done in float64.

@@ -1,4 +1,4 @@
-"""Train the feature nets of lessons 08 to 10 and write their weights and checksums.
+"""Train the feature nets of lesson 09 and write their weights and checksums.
 
     python data/build_feature_net.py course
     python data/build_feature_net.py judge

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aigc_utils import convolution, data, features
+from aigc_utils import convolution, data, features, history
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("course", "judge")
@@ -123,3 +123,14 @@ def test_shifts_move_pictures_and_bring_in_zeros():
     _, down, right, _ = np.nonzero(moved)
     assert len(down) == 50
     assert set(down) == set(right) == {13, 14, 15}
+
+
+def test_the_record_of_lesson_07s_choices_has_three_seeds_of_each():
+    record = history.read(data.path("runs/cnn_choices.jsonl"))
+    seeds = {}
+    for row in record.rows:
+        key = row["question"], row["choice"], row.get("rate"), row.get("shots")
+        seeds.setdefault(key, []).append(row["seed"])
+        assert 0.1 < row["accuracy"] < 1
+    assert all(sorted(found) == [1, 2, 3] for found in seeds.values())
+    assert len(seeds) == 4 + 3 + 8 + 2 * 2 * 5
