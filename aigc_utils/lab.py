@@ -54,17 +54,14 @@ class Knobs:
 
 
 @functools.cache
-def novel() -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids (n,) of the novel's first eight tenths, of the ninth and of the last tenth.
+def novel() -> tuple[Tensor, Tensor]:
+    """Token ids (n,) of the novel's first eight tenths and of the ninth, the validation text.
 
     The tokenizer is learned from the first part, as in lesson 04.
     """
-    text = data.load_text("pride_and_prejudice")
-    first, second = len(text) * 8 // 10, len(text) * 9 // 10
-    tokenizer = BPETokenizer.train(text[:first], VOCAB_SIZE)
-    parts = text[:first], text[first:second], text[second:]
-    train_ids, val_ids, test_ids = (torch.tensor(tokenizer.encode(part)) for part in parts)
-    return train_ids, val_ids, test_ids
+    parts = data.split_text("pride_and_prejudice")
+    tokenizer = BPETokenizer.train(parts.train, VOCAB_SIZE)
+    return torch.tensor(tokenizer.encode(parts.train)), torch.tensor(tokenizer.encode(parts.val))
 
 
 def model_config(knobs: Knobs) -> GPTConfig:
@@ -112,7 +109,7 @@ def train(
     `watch` sees the history after each row and may raise to stop the run. Raises ValueError for
     knobs that make no model, training.TrainingDiverged when a loss is no longer a number.
     """
-    train_ids, val_ids, _ = novel()
+    train_ids, val_ids = novel()
     shape = model_config(knobs)
     clock = Clock(_steps(knobs, tokens) if seconds is None else THOUSANDTHS, seconds)
     plan = recipe(knobs, clock.end, seed)

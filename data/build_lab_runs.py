@@ -1,6 +1,6 @@
 """Do the runs of lesson 06 and write their records, ``runs/lab_*.jsonl``.
 
-    python data/build_lab_runs.py                 # all of them: about 15 minutes of one core
+    python data/build_lab_runs.py                 # all of them: about 30 minutes of one core
     python data/build_lab_runs.py knobs heat      # only these records
     python data/build_lab_runs.py --seconds 300   # as much as fits; the next call goes on
 
@@ -27,8 +27,8 @@ import torch
 from build import HERE, write
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from aigc_utils import history, lab, training
-from aigc_utils.study import NumberedSampler
+from aigc_utils import history, lab, mup, training
+from aigc_utils.study import NumberedSampler, suggest_in_turn
 
 KNOBS: dict[str, tuple] = {
     "lr": (0.0006, 0.002, 0.02, 0.06),
@@ -52,8 +52,13 @@ TRIALS = 24
 WIDTHS, SIZES = (16, 32, 64), (31_104, 62_208, 124_416)
 PREDICTED = {"d_model": 96}, 248_832
 PIECE, PIECES = 512, 16  # the validation text of a run, in pieces that are judged one by one
+WIDER = (16, 32, 64, 128)
+MUP_RATES = tuple(2.0**-k for k in range(9, 1, -1))
+METHODS = ("random", "quasi-random", "Bayesian")
+SEARCHES = 8  # of each method
+IN_TURN, SHORT = 16, lab.TOKENS // 4  # settings in a search, and tokens of each of its runs
 
-Job = tuple[dict[str, Any], int, int]  # knobs, seed, tokens
+Job = tuple[dict[str, Any], int, int]  # knobs (or what stands for them), seed, tokens
 
 
 def knob_jobs() -> Iterator[Job]:
@@ -91,26 +96,67 @@ def scaling_jobs() -> Iterator[Job]:
         yield PREDICTED[0], seed, PREDICTED[1]
 
 
-JOBS = {"knobs": knob_jobs, "heat": heat_jobs, "search": search_jobs, "scaling": scaling_jobs}
+def width_jobs() -> Iterator[Job]:
+    """Learning rate × width without and with μP; at the base width both are the same."""
+    for seed in range(3):
+        for with_mup, width, lr in itertools.product((False, True), WIDER, MUP_RATES):
+            if not (with_mup and width == mup.BASE_WIDTH):
+                yield {"width": width, "lr": lr, "mup": with_mup}, seed, 0
+
+
+def sampler_jobs() -> Iterator[Job]:
+    """Whole searches over short runs of a narrow model, the three methods by turns."""
+    for seed in range(SEARCHES):
+        for method in METHODS:
+            yield {"method": method}, seed, SHORT
+
+
+JOBS = {
+    "knobs": knob_jobs,
+    "heat": heat_jobs,
+    "search": search_jobs,
+    "scaling": scaling_jobs,
+    "width": width_jobs,
+    "samplers": sampler_jobs,
+}
 
 
 def one_run(name: str, job: Job) -> dict[str, Any]:
-    """Do a run and return its row; the trials of the search are also judged on other text."""
+    """Do a run and return its row; the trials of the search are also judged piece by piece."""
     knobs, seed, tokens = job
+    if name == "width":
+        return {**knobs, "seed": seed, "val_loss": round(mup.final_loss(**knobs, seed=seed), 4)}
+    if name == "samplers":
+        return one_search(knobs["method"], seed, tokens)
     try:
         model, run = lab.train(lab.Knobs(**knobs), tokens=tokens, seed=seed)
     except training.TrainingDiverged as error:
         raise SystemExit(f"{knobs} diverged: {error}") from None
     notes = {}
     if name == "search":
-        _, val_ids, test_ids = lab.novel()
+        _, val_ids = lab.novel()
         pieces = val_ids[: PIECES * PIECE + 1]
         losses = [
             training.evaluate(model, pieces[i * PIECE : (i + 1) * PIECE + 1]) for i in range(PIECES)
         ]
         notes["pieces"] = [round(loss, 4) for loss in losses]
-        notes["test_loss"] = round(training.evaluate(model, test_ids), 4)
     return lab.pack(run, **notes)
+
+
+def one_search(method: str, seed: int, tokens: int) -> dict[str, Any]:
+    """Search once; every search meets other first weights, so no method can learn one seed."""
+
+    def loss(knobs: dict[str, Any]) -> float:
+        try:
+            run = lab.run(lab.Knobs(d_model=32, **knobs), tokens=tokens, seed=seed)
+        except training.TrainingDiverged:
+            return float("inf")
+        return run.rows[-1]["val_loss"]
+
+    study = suggest_in_turn(SPACE, loss, method=method, trials=IN_TURN, seed=seed)
+    losses = [round(trial.value, 4) for trial in study.trials]
+    knobs = [trial.params for trial in study.trials]
+    return {"method": method, "seed": seed, "tokens": tokens, "losses": losses, "knobs": knobs}
 
 
 def fill(name: str, path: Path, deadline: float) -> bool:

@@ -98,6 +98,10 @@ def rates_on_a_grid(low, high, n, rng):
     return np.geomspace(low, high, n)
 
 
+def rates_of_a_shuffled_grid(low, high, n, rng):
+    return rng.permutation(np.geomspace(low, high, n))
+
+
 def rates_of_an_own_generator(low, high, n, rng):
     return rates_by_ratio(low, high, n, np.random.default_rng(0))
 
@@ -306,7 +310,8 @@ WRONG = {
     ],
     "draw_rates": [
         (rates_even, "spread evenly over values, not over factors"),
-        (rates_on_a_grid, "Every generator gives the same rates"),
+        (rates_on_a_grid, "Every generator gives the same rates: draw"),
+        (rates_of_a_shuffled_grid, "in another order: that shuffles a grid"),
         (rates_of_an_own_generator, "Every generator gives the same rates"),
         (rates_of_global_chance, "Equal generators must give equal rates"),
         (rates_in_logs, "not positive"),

@@ -12,7 +12,7 @@ import scripts
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from aigc_utils import history, lab, training
+from aigc_utils import data, history, lab, mup, training
 from aigc_utils.gpt import GPT
 
 SHORT = 9 * 2 * 64  # tokens of nine steps of two windows
@@ -21,7 +21,7 @@ SPACE = {
     "lr": FloatDistribution(1e-3, 1e-1, log=True),
     "batch_size": CategoricalDistribution((2, 4)),
 }
-RECORDS = {"knobs": 140, "heat": 12, "search": 24, "scaling": 21}
+RECORDS = {"knobs": 140, "heat": 12, "search": 24, "scaling": 21}  # of plain runs
 
 
 # --- runs ----------------------------------------------------------------------------------------
@@ -31,7 +31,7 @@ RECORDS = {"knobs": 140, "heat": 12, "search": 24, "scaling": 21}
 def test_a_run_is_lesson_04s_training_without_the_disk(tmp_path):
     knobs = replace(SMALL, dropout=0.1, weight_decay=0.1, warmup=0.2)
     model, run = lab.train(knobs, tokens=2 * SHORT, seed=3)
-    train_ids, val_ids, _ = lab.novel()
+    train_ids, val_ids = lab.novel()
     torch.manual_seed(3)
     other = GPT(lab.model_config(knobs))
     other.init_weights(zero_branches=True)
@@ -50,7 +50,7 @@ def test_a_run_is_lesson_04s_training_without_the_disk(tmp_path):
 def test_without_dropout_the_losses_are_the_same(tmp_path):
     knobs = replace(SMALL, weight_decay=0.1, warmup=0.2)
     _, run = lab.train(knobs, tokens=SHORT, seed=1)
-    train_ids, val_ids, _ = lab.novel()
+    train_ids, val_ids = lab.novel()
     torch.manual_seed(1)
     other = GPT(lab.model_config(knobs))
     other.init_weights(zero_branches=True)
@@ -225,19 +225,77 @@ def test_the_builder_goes_on_where_it_was_stopped(builder, tmp_path, monkeypatch
 
 
 def test_the_builder_plans_what_is_on_record(builder):
-    for name, jobs in builder.JOBS.items():
+    for name in ("knobs", "heat", "scaling"):
         planned = [
-            (vars(lab.Knobs(**knobs)), seed, tokens)
-            for knobs, seed, tokens in (jobs() if name != "search" else ())
+            (vars(lab.Knobs(**knobs)), seed, tokens) for knobs, seed, tokens in builder.JOBS[name]()
         ]
         there = [
             (run.settings["knobs"], run.settings["seed"], run.settings["tokens"])
-            for run in (lab.records(name) if name != "search" else ())
+            for run in lab.records(name)
         ]
         assert planned == there, name
     drawn = [knobs for knobs, _, _ in builder.search_jobs()]
     for knobs, run in zip(drawn, lab.records("search"), strict=True):
         assert knobs == {name: run.settings["knobs"][name] for name in knobs}
+
+
+def test_the_records_of_widths_and_of_searches_are_as_planned(builder):
+    widths = history.read(data.path("runs/lab_width.jsonl")).rows
+    planned = [({**knobs, "seed": seed}) for knobs, seed, _ in builder.width_jobs()]
+    assert [{k: row[k] for k in ("width", "lr", "mup", "seed")} for row in widths] == planned
+    assert all(3 < row["val_loss"] < 6.3 for row in widths)
+    searches = history.read(data.path("runs/lab_samplers.jsonl")).rows
+    planned = [(knobs["method"], seed, tokens) for knobs, seed, tokens in builder.sampler_jobs()]
+    assert [(row["method"], row["seed"], row["tokens"]) for row in searches] == planned
+    for row in searches:
+        assert len(row["losses"]) == len(row["knobs"]) == builder.IN_TURN
+        assert all(knobs.keys() == builder.SPACE.keys() for knobs in row["knobs"])
+
+
+def test_a_search_on_record_is_one_of_short_runs(builder, monkeypatch):
+    asked = []
+
+    def run(knobs, *, tokens, seed):
+        asked.append((knobs, tokens, seed))
+        if len(asked) == 2:
+            raise training.TrainingDiverged("too fast")
+        return history.History({}, [{"val_loss": 4.0}])
+
+    monkeypatch.setattr(lab, "run", run)
+    row = builder.one_run("samplers", ({"method": "quasi-random"}, 3, 99))
+    recorded = history.read(data.path("runs/lab_samplers.jsonl")).rows[10]
+    assert row["knobs"] == recorded["knobs"] and recorded["method"] == "quasi-random"
+    assert row["losses"] == [4.0, float("inf"), *[4.0] * 14]
+    assert {(k.d_model, tokens, seed) for k, tokens, seed in asked} == {(32, 99, 3)}
+
+
+# --- learning rates and widths -------------------------------------------------------------------
+
+
+def test_mup_slows_the_matrices_alone():
+    model = mup.model_of(64)
+    for with_mup, slower in ((True, 4), (False, 1)):
+        matrices, rest = mup.optimizer(model, 0.1, mup=with_mup).param_groups
+        assert matrices["lr"] == pytest.approx(0.1 / slower) and rest["lr"] == 0.1
+        ids = {id(weight) for weight in matrices["params"]}
+        for name, weight in model.named_parameters():
+            assert (id(weight) in ids) == (weight.ndim == 2 and name != "embedding.weight"), name
+    assert not model.head.weight.any()
+    up = model.blocks[0].mlp.up.weight
+    assert up.std().item() == pytest.approx(64**-0.5, rel=0.05)
+    assert mup.model_of(128).config.head_dim == mup.model_of(16).config.head_dim
+
+
+def test_at_the_base_width_mup_changes_nothing(monkeypatch):
+    monkeypatch.setattr(mup, "RECIPE", replace(mup.RECIPE, steps=3, batch_size=2))
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    losses = {
+        (w, m): mup.final_loss(w, 0.03, mup=m, seed=1) for w in (16, 32) for m in (False, True)
+    }
+    assert torch.equal(before, torch.get_rng_state())
+    assert losses[16, True] == pytest.approx(losses[16, False], abs=1e-5)
+    assert abs(losses[32, True] - losses[32, False]) > 1e-3
 
 
 def test_the_permutation_test_counts_deals():

@@ -25,7 +25,7 @@ FLOORS = {
     "pictures": ("convolution features scores ring colour gan gan_callbacks gan_files", "ground"),
     "models": ("models smollm2", "ground text"),
     "chat": ("chat.*", "ground text models"),
-    "lab": ("lab study", "ground text"),
+    "lab": ("lab mup study", "ground text"),
     "checks": ("checks.*", "ground text pictures models chat lab"),
     "doctor": ("doctor", "ground models"),
 }
@@ -41,12 +41,12 @@ DEFERRED = {
 
 # What takes long to import, and which modules load it, by themselves or through others.
 HEAVY = {
-    "torch": "gpt huggingface decoding training lab study checks.gpt checks.decoding "
+    "torch": "gpt huggingface decoding training lab mup study checks.gpt checks.decoding "
     "checks.hyperparameters",
     "keras": "features ring colour gan gan_callbacks",
     "tensorflow": "ring gan gan_callbacks",
     "transformers": "huggingface chat.turns chat.guard",
-    "matplotlib": "plots curves ring lab study checks.hyperparameters",
+    "matplotlib": "plots curves ring lab mup study checks.hyperparameters",
     "optuna": "study",
     "openai": "chat.* checks.openai_chat",
 }

@@ -289,7 +289,7 @@ def test_a_search_that_makes_no_sense_is_one_sentence(tmp_path, space, method, s
 WORKER = """
 import sys
 from aigc_utils.study import search
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 space = {"lr": FloatDistribution(1e-3, 1e-1, log=True),
          "batch_size": CategoricalDistribution((2, 4))}
 search(sys.argv[1], space, seconds=60, trials=int(sys.argv[2]), tokens=int(sys.argv[3]), seed=1)
@@ -347,3 +347,41 @@ def test_a_worker_killed_in_mid_trial_loses_nothing(tmp_path, quick):
     assert found.trials[1].state == TrialState.COMPLETE
     assert found.trials[1].params == found.trials[0].params
     assert repeats(found.trials[1]) == 0
+
+
+# --- the next setting, three ways ----------------------------------------------------------------
+
+
+def test_quasi_random_settings_fill_every_part_of_the_space_equally():
+    space = {**SPACE, "n_layers": IntDistribution(1, 4), "dropout": FloatDistribution(0.0, 0.4)}
+    found = study.quasi_random(space, 16, seed=3)
+    assert found == study.quasi_random(space, 16, seed=3) != study.quasi_random(space, 16, seed=4)
+    for name in ("batch_size", "n_layers"):
+        values = [setting[name] for setting in found]
+        shares = {value: values.count(value) for value in set(values)}
+        assert set(shares.values()) == {16 // len(shares)}, name
+    places = np.sort([np.log(s["lr"] / 1e-3) / np.log(100) for s in found])
+    assert (np.floor(places * 16) == np.arange(16)).all(), "one in every sixteenth, in factors"
+    assert sorted(int(s["dropout"] / 0.4 * 16) for s in found) == list(range(16))
+
+
+@pytest.mark.parametrize("method", ["random", "quasi-random", "Bayesian"])
+def test_settings_are_suggested_in_turn(method):
+    def loss(knobs):
+        return abs(np.log(knobs["lr"] / 0.01)) + (knobs["batch_size"] == 4)
+
+    found = study.suggest_in_turn(SPACE, loss, method=method, trials=40, seed=1)
+    again = study.suggest_in_turn(SPACE, loss, method=method, trials=40, seed=1)
+    assert settings_of(found) == settings_of(again)
+    assert [trial.value for trial in found.trials] == [loss(t.params) for t in found.trials]
+    early, late = (
+        np.mean([t.value for t in part]) for part in (found.trials[:8], found.trials[20:])
+    )
+    assert (late < 0.6 * early) == (method == "Bayesian"), "only one of them learns"
+    if method == "quasi-random":
+        assert settings_of(found) == study.quasi_random(SPACE, 40, seed=1)
+
+
+def test_another_method_is_refused():
+    with pytest.raises(ValueError, match="'grid' must be one of random, quasi-random, Bayesian"):
+        study.suggest_in_turn(SPACE, lambda _: 0.0, method="grid", trials=1)

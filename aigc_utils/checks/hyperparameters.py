@@ -154,9 +154,15 @@ def draw_rates(answer: Answer) -> str:
             np.array_equal(rates, _rates(answer, low, high, n, seed=1)),
             "Equal generators must give equal rates: draw with the `rng` that is passed in.",
         )
+        others = _rates(answer, low, high, n, seed=2)
         demand(
-            not np.array_equal(rates, _rates(answer, low, high, n, seed=2)),
+            not np.array_equal(rates, others),
             "Every generator gives the same rates: draw with the `rng` that is passed in.",
+        )
+        demand(
+            not np.allclose(np.sort(rates), np.sort(others), rtol=1e-9),
+            "Every generator gives the same rates, in another order: that shuffles a grid; draw "
+            "each rate afresh.",
         )
         demand(
             len(np.unique(rates)) > n / 2,
