@@ -11,6 +11,7 @@ begin with variance 1 / fan-in and the head at zero; heads are equally wide at e
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from aigc_utils import lab, training
 from aigc_utils.gpt import GPT, LLAMA, GPTConfig
@@ -46,7 +47,8 @@ def model_of(width: int) -> GPT:
 
 def optimizer(model: GPT, lr: float, *, mup: bool) -> torch.optim.Optimizer:
     """AdamW at `lr`; with `mup` the matrices, head included, at `lr` · BASE_WIDTH / width."""
-    matrices, rest = [], []
+    matrices: list[Tensor] = []
+    rest: list[Tensor] = []
     for name, weight in model.named_parameters():
         a_matrix = weight.ndim == 2 and not name.startswith("embedding")
         (matrices if a_matrix else rest).append(weight)

@@ -27,6 +27,7 @@ from filelock import FileLock
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
+    FloatDistribution,
     IntDistribution,
     distribution_to_json,
 )
@@ -91,6 +92,7 @@ def _at(distribution: BaseDistribution, u: float) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         choices = distribution.choices
         return choices[min(int(u * len(choices)), len(choices) - 1)]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)  # there is no other kind
     low, high = distribution.low, distribution.high
     if distribution.log:
         return math.exp(math.log(low) + u * (math.log(high) - math.log(low)))
