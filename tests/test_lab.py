@@ -115,6 +115,11 @@ def test_a_training_loss_that_is_no_number_stops_the_run_too(monkeypatch):
         lab.run(SMALL, tokens=SHORT)
 
 
+def test_runs_learn_eight_tenths_and_are_judged_on_the_ninth():
+    train_ids, val_ids = lab.novel()
+    assert 7 < len(train_ids) / len(val_ids) < 9
+
+
 def test_every_knob_turns_something():
     knobs = lab.Knobs(0.03, 4, 96, 2, 32, dropout=0.1, weight_decay=0.2, warmup=0.3)
     assert lab.recipe(knobs, steps=50, seed=7) == training.TrainConfig(
