@@ -147,8 +147,8 @@ def test_anatomy(path: Path) -> None:
         for output in cell.outputs
     )
     assert pictures >= 4
-    assert 40 <= len(notebook.cells) <= 100
-    assert 1200 <= prose_words(notebook) <= 3500
+    assert 40 <= len(notebook.cells) <= 80
+    assert 1200 <= prose_words(notebook) <= 3000
     assert f"exercises/{path.name}" in "".join(cell.source for cell in notebook.cells)
 
 
