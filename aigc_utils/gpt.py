@@ -56,7 +56,8 @@ class GPTConfig:
     mlp: str = "gelu_tanh"  # "gelu_tanh" | "gelu" | "relu2" | "swiglu" (gated)
     bias: bool = True
     qk_norm: bool = False  # RMSNorm on every query and key (Qwen3)
-    ngram_buckets: int = 0  # rows of a hashed table of bigrams and trigrams; 0: none
+    ngram_buckets: int = 0  # rows of a hashed table of n-grams; 0: none
+    ngram_longest: int = 3  # … which holds those of 2, 3, … this many tokens
     tied: bool = True  # the output head is the embedding, transposed
     dropout: float = 0.0  # on the embedding and on what each branch adds
     norm_eps: float = 1e-5
@@ -76,6 +77,8 @@ class GPTConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
         if self.ngram_buckets < 0:
             raise ValueError(f"ngram_buckets={self.ngram_buckets} must not be negative.")
+        if self.ngram_longest < 2:
+            raise ValueError(f"ngram_longest={self.ngram_longest} must be at least 2: bigrams.")
         if self.d_model % self.n_heads:
             raise ValueError(
                 f"d_model={self.d_model} must be a multiple of n_heads={self.n_heads}: "
@@ -164,13 +167,14 @@ class KVCache:
         # Only a table of n-grams looks back on the ids themselves.
         remembered = rows if config.ngram_buckets else 0
         self.ids = torch.empty(batch, remembered, dtype=torch.int64, device=device)
+        self.back = config.ngram_longest - 1
         self.used = 0  # tokens stored; `GPT.forward` moves it on once all layers have written
 
     def recall(self, ids: Tensor) -> Tensor:
-        """Store ids (B, T) after what is there; return them with the two tokens before them."""
+        """Store ids (B, T) after what is there; return them with those that n-grams reach."""
         end = self.used + ids.shape[1]
         self.ids[:, self.used : end] = ids
-        return self.ids[:, max(0, self.used - 2) : end]
+        return self.ids[:, max(0, self.used - self.back) : end]
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store k and v (B, G, T, d) after what is there; return all of this layer's so far."""
@@ -213,26 +217,31 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class NgramEmbedding(nn.Module):
-    """A vector for the last two tokens and one for the last three, looked up in a hashed table.
+    """Vectors for the last two, three, … `ngram_longest` tokens, looked up in a hashed table.
 
     A counting model knows at once what follows "q", a transformer must first learn to look back.
-    Here it is handed that memory: two rows a token, added to its embedding. Tokens that collide
-    share a row (Svenstrup et al., *Hash Embeddings*, 2017; for language models Huang et al.,
-    *Over-Tokenized Transformer*, 2025).
+    Here it is handed that memory: a row for each length, added to the token's embedding. Strings
+    that collide share a row (Svenstrup et al., *Hash Embeddings*, 2017; for language models Huang
+    et al., *Over-Tokenized Transformer*, 2025).
     """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.base = config.vocab_size + 1  # 0 stands for "before the beginning"
+        self.longest = config.ngram_longest
         self.table = nn.Embedding(config.ngram_buckets, config.d_model)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return vectors (B, T, D) for ids (B, T); the first tokens have less to look back on."""
-        third, second, last = F.pad(ids + 1, (2, 0)).unfold(1, ids.shape[1], 1).unbind(1)
-        bigrams = second * self.base + last
-        trigrams = (third + self.base) * self.base**2 + bigrams
+        tokens = F.pad(ids + 1, (self.longest - 1, 0)).unfold(1, ids.shape[1], 1)
+        key, *older = tokens.unbind(1)[::-1]  # each (B, T); the last token first
+        keys = []
+        for n, token in enumerate(older, start=1):
+            digit = token if n == 1 else token + self.base  # so that lengths do not meet
+            key = key + digit * (self.base**n % 2**63)  # past int64 the sum wraps: still a hash
+            keys.append(key)
         # Multiplying by a large odd number spreads neighbours (Knuth's multiplicative hashing).
-        rows = (torch.stack((bigrams, trigrams)) * 2_654_435_761 >> 8) % self.table.num_embeddings
+        rows = (torch.stack(keys) * 2_654_435_761 >> 8) % self.table.num_embeddings
         return self.table(rows).sum(0)
 
 

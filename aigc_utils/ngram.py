@@ -10,13 +10,19 @@ and h′, which is h without its first:
 At the longest order N counts how often a string occurs; below it, in how many different strings
 one character longer it stands at the end. The last P, of no context at all, is uniform. The
 *modified* form (Chen and Goodman's own) has three discounts D in place of one: for counts of 1,
-of 2, and of 3 or more.
+of 2, and of 3 or more. `KneserNey` is the model of one text; `chances` computes the same numbers
+for every place of a text at once, with arrays in place of dictionaries, for a model that is to
+learn from them.
 """
 
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import Self
+from itertools import pairwise
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -128,3 +134,78 @@ class KneserNey:
         for i in range(len(before), len(whole)):
             bits -= math.log2(self.probability(whole[i], whole[max(0, i - back) : i]))
         return bits / len(text)
+
+
+def chances(
+    ids: Any, order: int, vocab_size: int, learn: int, pieces: int = 10
+) -> npt.NDArray[np.float32]:
+    """P(ids[i] | the tokens before it) for every place of ids (n,): (n, order), modified form.
+
+    Column k − 1 is what the model of ``order`` says when it looks back on k − 1 tokens only. It
+    counts the first ``learn`` ids. Whoever learns from these chances must not find the text it
+    learns from among the counts, or it trusts them more than a new text deserves. So these ids are
+    cut into ``pieces``, and each piece is scored by the counts of the others; what follows the
+    first ``learn`` ids is scored by all counts. Raises ValueError for numbers that do not fit.
+    """
+    ids = np.asarray(ids, dtype=np.int64)
+    if order < 1 or pieces < 2 or not order * pieces <= learn <= len(ids):
+        raise ValueError(
+            f"order={order} must be at least 1, pieces={pieces} at least 2, and learn={learn} at "
+            f"least their product and at most the {len(ids)} ids."
+        )
+    strings = _strings(ids, order, vocab_size)
+    counted = np.zeros(len(ids), dtype=bool)
+    counted[order - 1 : learn] = True  # where a string ends that counts
+    out = np.empty((len(ids), order), dtype=np.float32)
+    for begin, end in pairwise(learn * i // pieces for i in range(pieces + 1)):
+        others = counted.copy()
+        others[begin : end + order - 1] = False  # no string that touches the piece
+        out[begin:end] = _score(strings, others, np.arange(begin, end), vocab_size)
+    out[learn:] = _score(strings, counted, np.arange(learn, len(ids)), vocab_size)
+    return out
+
+
+# For one order: the number of the string that ends at each place of the text, and for each number
+# a place where its string ends.
+_Strings = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
+def _strings(ids: npt.NDArray[np.int64], order: int, vocab_size: int) -> list[_Strings]:
+    """Number the different strings of 1, 2, … ``order`` tokens in ids (n,)."""
+    strings: list[_Strings] = []
+    shorter = np.zeros(len(ids), dtype=np.int64)
+    for length in range(1, order + 1):
+        # A string is the one that ends a place earlier, and one token more.
+        key = np.roll(shorter, 1) * vocab_size + ids
+        key[: length - 1] = -1  # too near to the beginning for a string of this length
+        _, place, shorter = np.unique(key, return_index=True, return_inverse=True)
+        strings.append((shorter, place))
+    return strings
+
+
+def _score(
+    strings: list[_Strings],
+    counted: npt.NDArray[np.bool_],
+    places: npt.NDArray[np.int64],
+    vocab_size: int,
+) -> npt.NDArray[np.float64]:
+    """The formula above, for the tokens at ``places`` (m,) and each order: (m, order)."""
+    ends, place = strings[-1]
+    counts = [np.bincount(ends[counted], minlength=len(place))]
+    for ends, shorter in strings[-2::-1]:
+        different = ends[place[counts[-1] > 0]]  # the ends of all different longer strings
+        counts.append(np.bincount(different, minlength=len(shorter)))
+        place = shorter
+    p, columns = np.full(len(places), 1 / vocab_size), []
+    before, contexts = np.zeros(len(counted), dtype=np.int64), 1  # order 1: one empty context
+    for back, ((ends, place), count) in enumerate(zip(strings, counts[::-1], strict=True)):
+        how_many = Counter(dict(enumerate(np.bincount(count).tolist())))
+        discount = np.array([0.0, *_discounts(how_many, modified=True)])[np.minimum(count, 3)]
+        totals = np.bincount(before[place], count, contexts)
+        saved = np.bincount(before[place], discount, contexts)
+        kept, h = (count - discount)[ends[places]], before[places]
+        known = (totals[h] > 0) & (places >= back)
+        p = np.where(known, (kept + saved[h] * p) / np.maximum(totals[h], 1), p)
+        columns.append(p)
+        before, contexts = np.roll(ends, 1), len(place)
+    return np.stack(columns, axis=1)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from aigc_utils.gpt import GPT, LLAMA, GPTConfig, KVCache, rotary_tables, rotate
+from aigc_utils.gpt import GPT, LLAMA, GPTConfig, KVCache, NgramEmbedding, rotary_tables, rotate
 from aigc_utils.huggingface import from_huggingface, to_huggingface
 
 CONTEXT = 33
@@ -21,7 +21,8 @@ FAMILIES = {
     "llama-shared-heads": {**LLAMA, "n_kv_heads": 2},
     "qwen3": {**LLAMA, "qk_norm": True, "n_kv_heads": 1},
 }
-WITH_NGRAMS = {**FAMILIES, "n-grams": {**LLAMA, "qk_norm": True, "ngram_buckets": 61}}
+NGRAMS = {**LLAMA, "qk_norm": True, "ngram_buckets": 61}
+WITH_NGRAMS = {**FAMILIES, "n-grams": NGRAMS, "5-grams": {**NGRAMS, "ngram_longest": 5}}
 SMALL = {"vocab_size": 97, "context": CONTEXT, "n_layers": 2, "n_heads": 4, "d_model": 32}
 
 
@@ -396,6 +397,7 @@ def test_weights_of_another_program_need_no_checksum(tmp_path):
         ({"n_kv_heads": 3}, "n_heads=4 must be a multiple of n_kv_heads=3"),
         ({"norm": "batch"}, "norm='batch' must be one of"),
         ({"ngram_buckets": -1}, "ngram_buckets=-1 must not be negative"),
+        ({"ngram_longest": 1}, "ngram_longest=1 must be at least 2"),
         ({"n_layers": 0}, "n_layers=0 must be at least 1"),
         ({"d_model": 20, "positions": "rotary"}, "must be even"),
     ],
@@ -405,15 +407,29 @@ def test_bad_configurations(options, sentence):
         GPTConfig(**{**SMALL, **options})
 
 
-def test_ngram_rows_follow_the_published_hash():
-    model = random_model(**WITH_NGRAMS["n-grams"])
+@pytest.mark.parametrize("longest", [2, 3, 5])
+def test_ngram_rows_follow_the_published_hash(longest):
+    model = random_model(**WITH_NGRAMS["n-grams"], ngram_longest=longest)
     ids = torch.randint(97, (1, 9), generator=torch.Generator().manual_seed(3))
     ours = model.ngrams(ids)[0]
-    before = [0, 0, *(int(i) + 1 for i in ids[0])]  # 0: before the beginning
-    for t, (third, second, last) in enumerate(zip(before, before[1:], before[2:], strict=False)):
-        keys = (second * 98 + last, (third + 98) * 98**2 + second * 98 + last)
-        rows = [(key * 2_654_435_761 >> 8) % 61 for key in keys]
+    before = [0] * (longest - 1) + [int(i) + 1 for i in ids[0]]  # 0: before the beginning
+    for t in range(9):
+        last_first = before[t : t + longest][::-1]
+        key, rows = last_first[0], []
+        for n, token in enumerate(last_first[1:], start=1):
+            key += (token + (98 if n > 1 else 0)) * 98**n
+            wrapped = (key * 2_654_435_761 + 2**63) % 2**64 - 2**63  # as int64 has it
+            rows.append((wrapped >> 8) % 61)
         torch.testing.assert_close(ours[t], model.ngrams.table.weight[rows].sum(0))
+
+
+def test_long_ngrams_of_a_large_vocabulary_still_find_rows():
+    config = GPTConfig(vocab_size=50_257, d_model=8, n_heads=1, ngram_buckets=64, ngram_longest=6)
+    table = NgramEmbedding(config)
+    ids = torch.tensor([[1, 50_256, 9, 17, 40_000, 3, 2], [2, 50_256, 9, 17, 40_000, 3, 2]])
+    first, second = table(ids)
+    assert not torch.equal(first[5], second[5])  # six tokens back they differ
+    torch.testing.assert_close(first[6], second[6])  # the seventh is not looked at
 
 
 def test_conversion_refuses_what_it_would_get_wrong():

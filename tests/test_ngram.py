@@ -4,10 +4,11 @@ import math
 import re
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from aigc_utils import data
-from aigc_utils.ngram import KneserNey
+from aigc_utils.ngram import KneserNey, chances
 
 TEXT = "she sells sea shells by the sea shore; the shells she sells are sea shells. " * 3
 
@@ -103,3 +104,46 @@ def test_text_it_has_seen_is_cheap():
 def test_bad_input_is_named(wrong, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
         wrong()
+
+
+def ids_of(text: str) -> tuple[list[int], int]:
+    symbols = sorted(set(text))
+    return [symbols.index(character) for character in text], len(symbols)
+
+
+def test_chances_are_those_of_the_model_of_one_text():
+    text = data.load_text("pride_and_prejudice")[:6000]
+    ids, vocab_size = ids_of(text)
+    found = chances(ids, 4, vocab_size, learn=4000)
+    model = KneserNey.fit(text[:4000], 4, alphabet=text, modified=True)
+    for i in range(4000, 6000, 7):
+        expected = [model.probability(text[i], text[i - back : i]) for back in range(4)]
+        assert found[i] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_piece_is_scored_without_itself():
+    text = data.load_text("pride_and_prejudice")[:6000]
+    ids, vocab_size = ids_of(text)
+    found = chances(ids, 3, vocab_size, learn=6000, pieces=4)
+    first = KneserNey.fit(text[1500:], 3, alphabet=text, modified=True)
+    last = KneserNey.fit(text[:4500], 3, alphabet=text, modified=True)
+    for model, places in ((first, range(0, 1500, 7)), (last, range(4500, 6000, 7))):
+        for i in places:
+            expected = [model.probability(text[i], text[max(0, i - b) : i]) for b in range(3)]
+            assert found[i] == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_is_learned_from_does_not_flatter_itself():
+    # Of random digits nothing can be learned: who has met them would know them by heart.
+    rng = np.random.default_rng(0)
+    found = chances(rng.integers(0, 10, 20_000), 5, 10, learn=18_000)
+    nats = -np.log(found).mean(axis=1)
+    assert nats[:18_000].mean() == pytest.approx(nats[18_000:].mean(), abs=0.02)
+    assert nats[:18_000].mean() > math.log(10)
+
+
+@pytest.mark.parametrize("numbers", [(0, 50, 10), (2, 101, 10), (2, 50, 1), (6, 50, 10)])
+def test_chances_name_numbers_that_do_not_fit(numbers):
+    order, learn, pieces = numbers
+    with pytest.raises(ValueError, match=f"order={order} .* pieces={pieces} .* learn={learn}"):
+        chances([0, 1] * 50, order, 2, learn, pieces)
