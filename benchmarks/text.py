@@ -1,15 +1,22 @@
-"""The trainer of this course against the CPU recipe that everybody cites, on your machine.
+"""The trainer of this course against counting and against the CPU recipe that everybody cites.
 
     python benchmarks/text.py                          # on the novel
     python benchmarks/text.py --text FILE --json OUT   # on any UTF-8 text
     python benchmarks/text.py --ablation               # what each idea of ours is worth
 
-The reference is nanoGPT's recipe for a CPU (Andrej Karpathy, *nanoGPT*, README, 2022): 4 layers,
-4 heads, 128 wide, context 64, 12 windows a step, 2,000 steps of AdamW, written here from its
-published settings. Ours is `training.train` with the model and the run below. Both predict the
-same text by character, are judged by the same loss (`training.evaluate`: the whole of the last
-tenth, fixed windows), and run in processes of their own, by turns, so that both meet the same
-machine. Seconds are seconds of training: start-up and validation are left out on both sides.
+Counting is modified Kneser–Ney (`ngram.KneserNey`) by character. The reference is nanoGPT's recipe
+for a CPU (Andrej Karpathy, *nanoGPT*, README, 2022): 4 layers, 4 heads, 128 wide, context 64, 12
+windows a step, 2,000 steps of AdamW, written here from its published settings; a row more shows
+what half its steps at three times its rate do. Ours is `training.train` with the models and runs
+below, and a *mixture*: the net also says, place by place, how far it trusts each counting model.
+
+All learn from the same text, the first eight tenths (`data.split_text`), and predict the same
+characters; losses are nats per character over the whole of a part. The ninth tenth chooses: what
+is written below was found with it, it sets the targets and ends the curves. The last tenth is
+opened when a run of the race is finished, to judge it; the ablation never opens it.
+
+Every run has a process of its own, by turns, so that all meet the same machine. Seconds are those
+of training; for counting, of counting and scoring one tenth; the mixture pays for both.
 """
 
 import argparse
@@ -21,9 +28,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, stdev, variance
 from typing import Any
 
 from aigc_utils import session
@@ -34,12 +41,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aigc_utils import data, files
+from aigc_utils import data, files, training
 from aigc_utils.gpt import GPT, LLAMA, GPTConfig
+from aigc_utils.ngram import KneserNey, chances
 from aigc_utils.training import TrainConfig, evaluate, train
 
+NOVEL = "pride_and_prejudice"
+FINISHED = "the finished runs of the race"  # the reason for which the last tenth is opened
+
 REFERENCE = {"context": 64, "n_layers": 4, "n_heads": 4, "d_model": 128, "mlp": "gelu"}
-REFERENCE_RUN = {
+REFERENCE_RUN: dict[str, Any] = {
     "steps": 2000,
     "batch_size": 12,
     "lr": 1e-3,
@@ -48,6 +59,7 @@ REFERENCE_RUN = {
     "betas": (0.9, 0.99),
     "weight_decay": 0.1,
     "clip": 1.0,
+    "bf16": False,
 }
 
 OURS: dict[str, Any] = {
@@ -61,6 +73,39 @@ OURS: dict[str, Any] = {
     "mlp": "relu2",
 }
 OURS_RUN = TrainConfig(steps=76, batch_size=32, lr=0.01)
+ORDER = 8  # of the counting models in the mixture: 1-grams to 8-grams
+LONGER = {"ngram_buckets": 131_072, "ngram_longest": 6}
+
+# name -> what is run. "ours" learns by itself, "mixture" on top of the counting models.
+COUNTING = {f"Kneser–Ney, {n}-gram": {"who": "counting", "run": {"order": n}} for n in (4, 5, 6, 7)}
+AS_MANY_TOKENS = 750  # steps of ours in which it reads as many tokens as the reference
+LEARNING: dict[str, dict[str, Any]] = {
+    "reference": {"who": "reference"},
+    "reference, half the steps, thrice the rate": {
+        "who": "reference",
+        "run": {"steps": 1000, "lr": 3e-3, "min_lr": 3e-4},
+    },
+    "ours": {"who": "ours"},
+    "ours in float32": {"who": "ours", "run": {"bf16": False}},
+    "ours without the table": {"who": "ours", "model": {"ngram_buckets": 0}},
+    "ours on top of 1- to 8-grams": {  # which hold what the table would
+        "who": "mixture",
+        "model": {"ngram_buckets": 0},
+        "run": {"steps": 300},
+    },
+    "ours with n-grams to 6": {"who": "ours", "model": LONGER, "run": {"steps": 300, "lr": 0.02}},
+    "ours, as many tokens as the reference": {"who": "ours", "run": {"steps": AS_MANY_TOKENS}},
+    "ours without the table, as many tokens": {
+        "who": "ours",
+        "model": {"ngram_buckets": 0},
+        "run": {"steps": AS_MANY_TOKENS},
+    },
+    "ours with n-grams to 6, as many tokens": {
+        "who": "ours",
+        "model": LONGER,
+        "run": {"steps": AS_MANY_TOKENS, "lr": 0.02},
+    },
+}
 
 # name -> what replaces ours in the model, and in the run. Each takes one idea away.
 ABLATION: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -92,47 +137,46 @@ ABLATION: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 # One run, in a process of its own ----------------------------------------------------------------
 
 
-def encode(text: str) -> tuple[Tensor, Tensor, int]:
-    """Ids of the first nine tenths, of the last tenth, and how many characters there are."""
-    symbols = {character: i for i, character in enumerate(sorted(set(text)))}
-    ids = torch.tensor([symbols[character] for character in text])
-    cut = int(0.9 * len(ids))
-    return ids[:cut], ids[cut:], len(symbols)
+def encode(text: str, alphabet: str) -> Tensor:
+    """Ids (n,) of the characters of text: their places among the sorted characters of alphabet."""
+    symbols = {character: i for i, character in enumerate(sorted(set(alphabet)))}
+    return torch.tensor([symbols[character] for character in text])
 
 
-def reference_lr(step: int) -> float:
+def reference_lr(step: int, run: dict[str, Any] = REFERENCE_RUN) -> float:
     """Learning rate of the reference at step 0, 1, …: warm-up, then half a cosine."""
-    r = REFERENCE_RUN
-    if step < r["warmup"]:
-        return r["lr"] * (step + 1) / (r["warmup"] + 1)
-    done = (step - r["warmup"]) / (r["steps"] - r["warmup"])
-    return r["min_lr"] + 0.5 * (1 + math.cos(math.pi * done)) * (r["lr"] - r["min_lr"])
+    if step < run["warmup"]:
+        return run["lr"] * (step + 1) / (run["warmup"] + 1)
+    done = (step - run["warmup"]) / (run["steps"] - run["warmup"])
+    return run["min_lr"] + 0.5 * (1 + math.cos(math.pi * done)) * (run["lr"] - run["min_lr"])
 
 
-def train_reference(model: GPT, train_ids: Tensor, val_ids: Tensor) -> list[dict[str, float]]:
+def train_reference(
+    model: GPT, train_ids: Tensor, val_ids: Tensor, run: dict[str, Any]
+) -> list[dict[str, float]]:
     """Train by the reference's settings; return rows of step, seconds, val_loss."""
-    r, context = REFERENCE_RUN, model.config.context
+    context = model.config.context
     matrices = [w for w in model.parameters() if w.ndim >= 2]
     vectors = [w for w in model.parameters() if w.ndim < 2]
     groups = [
-        {"params": matrices, "weight_decay": r["weight_decay"]},
+        {"params": matrices, "weight_decay": run["weight_decay"]},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=r["lr"], betas=r["betas"])
+    optimizer = torch.optim.AdamW(groups, lr=run["lr"], betas=run["betas"])
     rows, seconds, offsets = [], 0.0, torch.arange(context + 1)
     since = time.perf_counter()
-    for step in range(r["steps"]):
+    for step in range(run["steps"]):
         for group in optimizer.param_groups:
-            group["lr"] = reference_lr(step)
-        starts = torch.randint(len(train_ids) - context, (r["batch_size"], 1))
+            group["lr"] = reference_lr(step, run)
+        starts = torch.randint(len(train_ids) - context, (run["batch_size"], 1))
         pieces = train_ids[starts + offsets]
         logits = model(pieces[:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1), pieces[:, 1:].flatten())
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), r["clip"])
+        torch.nn.utils.clip_grad_norm_(model.parameters(), run["clip"])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if (step + 1) % 250 == 0:
+        if (step + 1) % 250 == 0 or step + 1 == run["steps"]:
             seconds += time.perf_counter() - since
             val_loss = evaluate(model, val_ids)
             rows.append({"step": step + 1, "seconds": seconds, "val_loss": val_loss})
@@ -141,51 +185,159 @@ def train_reference(model: GPT, train_ids: Tensor, val_ids: Tensor) -> list[dict
 
 
 def train_ours(
-    model: GPT, train_ids: Tensor, val_ids: Tensor, run: TrainConfig
+    model: GPT, train_ids: Tensor, val_ids: Tensor, run: dict[str, Any]
 ) -> list[dict[str, float]]:
-    """Train with `training.train`; return rows of step, seconds, val_loss."""
+    """Train with `training.train`; return rows of step, seconds, val_loss.
+
+    The model then holds the weights with the lowest loss of these.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        done = train(model, (train_ids, val_ids), run, Path(folder) / "run")
+        done = train(model, (train_ids, val_ids), TrainConfig(**run), Path(folder) / "run")
     rows = [row for row in done.rows if "val_loss" in row and row["step"]]
     return [{name: row[name] for name in ("step", "seconds", "val_loss")} for row in rows]
 
 
+def mixture_nats(logits: Tensor, y: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """−log P(y) by the mixture, and by the net alone, both (B, T), for targets y (B, T).
+
+    The net's last outputs weigh the opinions: its own first, then those of the counting models,
+    `counted` (B, T, orders), which are their chances of y. P = Σ weight · chance, so the mixture
+    needs no more of a counting model than one number a place.
+    """
+    experts = 1 + counted.shape[-1]
+    own, weights = logits.float().split((logits.shape[-1] - experts, experts), dim=-1)
+    alone = F.cross_entropy(own.mT, y, reduction="none")
+    opinions = torch.cat((-alone[..., None], counted.log()), dim=-1)
+    return -(weights.log_softmax(-1) + opinions).logsumexp(-1), alone
+
+
+@torch.no_grad()
+def evaluate_mixture(model: GPT, ids: Tensor, counted: Tensor) -> float:
+    """`training.evaluate` for the mixture, whose chances of ids (n,) are `counted` (n, orders)."""
+    context = model.config.context
+    full = torch.arange(0, max(0, len(ids) - context), context)
+    places = [rows[:, None] + torch.arange(context) for rows in full.split(64)]
+    places.append(torch.arange(len(full) * context, len(ids) - 1)[None])  # what is left over
+    total = torch.zeros((), dtype=torch.float64)
+    for at in places:
+        if at.numel():
+            nats, _ = mixture_nats(model(ids[at]), ids[at + 1], counted[at + 1])
+            total += nats.double().sum()
+    return total.item() / (len(ids) - 1)
+
+
+def train_mixture(
+    model: GPT, train_ids: Tensor, val_ids: Tensor, run: dict[str, Any]
+) -> list[dict[str, float]]:
+    """Count, then train on top of the counts; return rows of step, seconds, val_loss.
+
+    Two losses are added. That of the mixture teaches the weights; that of the net alone keeps it
+    learning: its first opinions get no weight, and what has no weight gets no gradient either.
+    """
+    since, learn, context = time.perf_counter(), len(train_ids), model.config.context
+    ids, config = torch.cat((train_ids, val_ids)), TrainConfig(**run)
+    counted = torch.from_numpy(chances(ids, ORDER, model.config.vocab_size - 1 - ORDER, learn))
+    batches = training.windows(learn, context, config.batch_size, config.seed)
+    optimizers = training.make_optimizers(model, config)
+    rows, seconds = [], 0.0
+    for step in range(config.steps):
+        at = next(batches)[:, None] + torch.arange(context)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(config.bf16)):
+            logits = model(ids[at])
+        mixed, alone = mixture_nats(logits, ids[at + 1], counted[at + 1])
+        (mixed.mean() + alone.mean()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                peak = group.setdefault("peak_lr", group["lr"])
+                group["lr"] = training.schedule(step, config) * peak
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if (step + 1) % config.eval_every == 0 or step + 1 == config.steps:
+            seconds += time.perf_counter() - since
+            val_loss = evaluate_mixture(model, val_ids, counted[learn:])
+            rows.append({"step": step + 1, "seconds": seconds, "val_loss": val_loss})
+            since = time.perf_counter()
+    return rows
+
+
+def count(parts: data.TextParts, alphabet: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Fit a counting model and score it; return its measurements."""
+    since, order = time.perf_counter(), job["run"]["order"]
+    model = KneserNey.fit(parts.train, order, alphabet, modified=True)
+
+    def nats(text: str, before: str) -> float:
+        return model.bits_per_character(text, before) * math.log(2)
+
+    val_loss = nats(parts.val, parts.train)
+    seconds = time.perf_counter() - since
+    out = {**job, "val_loss": val_loss, "seconds": seconds, "tokens": len(parts.train)}
+    if job.get("test"):
+        out["test_loss"] = nats(parts.open_test(FINISHED), parts.val)
+    return {**out, "curve": [{"step": 0, "seconds": seconds, "val_loss": val_loss}]}
+
+
 def one_run(job: dict[str, Any]) -> dict[str, Any]:
-    """Do what `job` says (who, seed, text, model, run) and return its measurements."""
+    """Do what `job` says (who, seed, text, model, run, test) and return its measurements.
+
+    Only a job with `test` opens the last tenth, when everything else is over.
+    """
     session.start(seed=job["seed"])
-    train_ids, val_ids, vocab_size = encode(read_text(job["text"]))
-    ours = job["who"] == "ours"
-    options = {"bias": False, **(OURS if ours else REFERENCE), **job["model"]}
-    zero_branches = options.pop("zero_branches", ours)
-    model = GPT(GPTConfig(vocab_size=vocab_size, **options))
+    parts = data.split_text(job["text"] or NOVEL)
+    alphabet = "".join(sorted(set(data.load_text(job["text"] or NOVEL))))  # as the reference does
+    if job["who"] == "counting":
+        return {**count(parts, alphabet, job), **memory()}
+    train_ids, val_ids = encode(parts.train, alphabet), encode(parts.val, alphabet)
+    options = {**(REFERENCE if job["who"] == "reference" else OURS), **job["model"]}
+    zero_branches = options.pop("zero_branches", job["who"] != "reference")
+    more = 1 + ORDER if job["who"] == "mixture" else 0
+    model = GPT(GPTConfig(vocab_size=len(alphabet) + more, **{"bias": False, **options}))
     model.init_weights(zero_branches=zero_branches)
     before = [weight.detach().clone() for weight in model.parameters()]
-    if ours:
-        steps = job["run"].get("steps", OURS_RUN.steps)
-        options = {"eval_every": max(1, steps // 20), **job["run"]}
-        run = replace(OURS_RUN, seed=job["seed"], **options)
-        rows = train_ours(model, train_ids, val_ids, run)
-        tokens = run.steps * run.batch_size * model.config.context
-        bf16 = run.bf16 if run.bf16 is not None else "where it pays"
-    else:
-        rows = train_reference(model, train_ids, val_ids)
-        tokens = REFERENCE_RUN["steps"] * REFERENCE_RUN["batch_size"] * model.config.context
-        bf16 = False
+    run = settings(job)
+    rows = TRAINERS[job["who"]](model, train_ids, val_ids, run)
     still = [torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True)]
     assert not all(still), "no weight moved"
+    losses = [row["val_loss"] for row in rows]
+    tokens = run["steps"] * run["batch_size"] * model.config.context
     seconds = rows[-1]["seconds"]
-    return {
+    out = {
         **job,
-        "val_loss": rows[-1]["val_loss"],
+        # `train` keeps the weights that validate best, the other two the last.
+        "val_loss": min(losses) if job["who"] == "ours" else losses[-1],
         "seconds": seconds,
         "tokens": tokens,
         "tokens_per_second": tokens / seconds,
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "flop_per_token": flop_per_token(model),
-        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "bf16": bf16,
+        "bf16": run["bf16"],
         "curve": rows,
     }
+    if job.get("test"):
+        test_ids = encode(parts.open_test(FINISHED), alphabet)
+        if job["who"] == "mixture":
+            ids = torch.cat((train_ids, val_ids, test_ids))
+            counted = torch.from_numpy(chances(ids, ORDER, len(alphabet), len(train_ids)))
+            out["test_loss"] = evaluate_mixture(model, test_ids, counted[-len(test_ids) :])
+        else:
+            out["test_loss"] = evaluate(model, test_ids, bf16=run["bf16"])
+    return {**out, **memory()}
+
+
+TRAINERS = {"reference": train_reference, "ours": train_ours, "mixture": train_mixture}
+
+
+def settings(job: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run: the reference's or ours (`TrainConfig`), with what the job changes."""
+    if job["who"] == "reference":
+        return {**REFERENCE_RUN, **job["run"]}
+    run = {**asdict(OURS_RUN), "seed": job["seed"], "bf16": training.bf16_pays(), **job["run"]}
+    return {**run, "eval_every": job["run"].get("eval_every", max(1, run["steps"] // 20))}
+
+
+def memory() -> dict[str, float]:
+    """The most that this process has held, in GB."""
+    return {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 
 
 def flop_per_token(model: GPT) -> int:
@@ -199,18 +351,13 @@ def flop_per_token(model: GPT) -> int:
 # All of them -------------------------------------------------------------------------------------
 
 
-def read_text(path: str | None) -> str:
-    """Return the text in `path`, or the novel."""
-    return data.load_text(path or "pride_and_prejudice")
-
-
 def measure(job: dict[str, Any], results: Path) -> dict[str, Any]:
     """Run `job` in a process of its own, unless `results` already holds its outcome."""
     key = json.dumps(job, sort_keys=True)
     if results.exists():
         for line in results.read_text().splitlines():
             found = json.loads(line)
-            if json.dumps({name: found[name] for name in job}, sort_keys=True) == key:
+            if json.dumps({name: found.get(name) for name in job}, sort_keys=True) == key:
                 return found
     command = [sys.executable, __file__, "--job", key]
     environment = {**os.environ, "AIGC_STATIC": "1"}
@@ -239,110 +386,135 @@ def seconds_to(target: float, curve: list[dict[str, float]]) -> float | None:
 
 
 def race(text: str | None, seeds: list[int], results: Path) -> dict[str, Any]:
-    """Run reference and ours by turns; every seed's target is its reference's final loss."""
-    rounds = []
+    """Run everybody by turns, seed after seed; return each one's runs and what they sum up to."""
+    base: dict[str, Any] = {"text": text, "model": {}, "run": {}, "test": True}
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for name, job in COUNTING.items():  # counting has no seed
+        runs[name] = [measure({**base, "seed": 0, **job}, results)]
     for seed in seeds:
-        job = {"text": text, "seed": seed, "model": {}, "run": {}}
-        reference = measure({"who": "reference", **job}, results)
-        ours = measure({"who": "ours", **job}, results)
-        plain = measure({"who": "ours", **job, "run": {"bf16": False}}, results)
-        per_step = ours["seconds"] / OURS_RUN.steps
-        as_long = {
-            "as many tokens": reference["tokens"] * OURS_RUN.steps // ours["tokens"],
-            # Rounded, so that a repeated call finds the finished run.
-            "as many seconds": round(reference["seconds"] / per_step, -2),
-        }
-        longer = {
-            name: measure({"who": "ours", **job, "run": {"steps": int(steps)}}, results)
-            for name, steps in as_long.items()
-        }
-        target = reference["val_loss"]
-        rounds.append(
-            {
-                "seed": seed,
-                "target": target,
-                "reference": reference,
-                "ours": {**ours, "seconds_to_target": seconds_to(target, ours["curve"])},
-                "ours_float32": {**plain, "seconds_to_target": seconds_to(target, plain["curve"])},
-                **{f"ours_{name.replace(' ', '_')}": run for name, run in longer.items()},
-            }
-        )
-    return summary(rounds)
+        for name, job in LEARNING.items():
+            runs.setdefault(name, []).append(measure({**base, "seed": seed, **job}, results))
+    return summary(runs)
 
 
-def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the seeds, with every seed's own figures beside them."""
+def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Means over the seeds, the seconds to two targets, and the runs themselves.
 
-    def average(who: str) -> dict[str, Any]:
-        runs = [one[who] for one in rounds]
-        names = ("seconds", "val_loss", "tokens", "tokens_per_second", "peak_gb", "parameters")
-        out = {name: mean(run[name] for run in runs) for name in names}
-        out["flop_per_second"] = out["tokens_per_second"] * runs[0]["flop_per_token"]
-        out["val_loss_sd"] = stdev([run["val_loss"] for run in runs]) if len(runs) > 1 else None
-        if who != "reference" and "seconds_to_target" in runs[0]:
-            reached = [run["seconds_to_target"] for run in runs]
-            out["seconds_to_target"] = None if None in reached else mean(reached)
-        return out
+    Both targets are losses on the validation text: the one with which the reference of the same
+    seed ends, and that of the counting model which this text, not the last tenth, prefers.
+    """
+    counting = {name: runs[name][0]["val_loss"] for name in runs if name in COUNTING}
+    best = min(counting, key=lambda name: counting[name])
+    ends = {run["seed"]: run["val_loss"] for run in runs["reference"]}
+    rows = {}
+    for name, of_seeds in runs.items():
+        row: dict[str, Any] = {}
+        for key in ("seconds", "val_loss", "test_loss", "tokens", "parameters", "peak_gb"):
+            row[key] = mean(run.get(key, 0) for run in of_seeds)
+        for key in ("val_loss", "test_loss"):
+            row[f"{key}_sd"] = stdev([r[key] for r in of_seeds]) if len(of_seeds) > 1 else None
+        targets = [ends.get(run["seed"], mean(ends.values())) for run in of_seeds]
+        row["to_reference"] = mean_seconds(of_seeds, targets)
+        row["to_counting"] = mean_seconds(of_seeds, [counting[best]] * len(of_seeds))
+        row["tokens_per_second"] = row["tokens"] / row["seconds"]
+        row["flop_per_second"] = row["tokens_per_second"] * of_seeds[0].get("flop_per_token", 0)
+        rows[name] = row
+    return {"rows": rows, "best_counting": best, "runs": runs}
 
-    def speedup(who: str) -> float | None:
-        reached = [one[who]["seconds_to_target"] for one in rounds]
-        if None in reached:
-            return None
-        pairs = zip(rounds, reached, strict=True)
-        return mean(one["reference"]["seconds"] / seconds for one, seconds in pairs)
 
-    contestants = [name for name in rounds[0] if name not in ("seed", "target")]
-    return {
-        **{who: average(who) for who in contestants},
-        "speedup": speedup("ours"),
-        "speedup_float32": speedup("ours_float32"),
-        "seeds": rounds,
-    }
+def mean_seconds(runs: list[dict[str, Any]], targets: list[float]) -> float | None:
+    """Mean over the runs of the seconds to each one's target; None when one never gets there."""
+    pairs = zip(runs, targets, strict=True)
+    reached = [seconds_to(target, run["curve"]) for run, target in pairs]
+    known = [seconds for seconds in reached if seconds is not None]
+    return mean(known) if len(known) == len(runs) else None
 
 
 def print_race(outcome: dict[str, Any]) -> None:
-    """One table: a line for each contestant, means over the seeds."""
-    peaks = {name: matmul_peak(getattr(torch, name)) for name in ("float32", "bfloat16")}
+    """A Markdown table with a line for each contestant, and what follows from it."""
+    rows, best = outcome["rows"], outcome["best_counting"]
     print(
-        "matrix products here: " + ", ".join(f"{n} {p / 1e9:.0f} GFLOP/s" for n, p in peaks.items())
+        "| | seconds | to the reference's loss | to the best counting | validation | ± | "
+        "last tenth | ± | tokens/s | parameters | GB |"
     )
-    head = ("", "to target", "training", "val loss", "±", "tokens/s", "parameters", "GB", "of peak")
-    print("{:26}{:>11}{:>10}{:>10}{:>8}{:>10}{:>12}{:>6}{:>9}".format(*head))
-    for who in [name for name in outcome if isinstance(outcome[name], dict)]:
-        run = outcome[who]
-        reached = run["seconds"] if who == "reference" else run.get("seconds_to_target", "")
-        reached = "not reached" if reached is None else reached and f"{reached:.1f} s"
-        spread = "" if run["val_loss_sd"] is None else f"{run['val_loss_sd']:.3f}"
-        peak = peaks["float32" if who in ("reference", "ours_float32") else "bfloat16"]
-        print(
-            f"{who.replace('_', ' '):26}{reached:>11}{run['seconds']:>8.1f} s"
-            f"{run['val_loss']:>10.3f}"
-            f"{spread:>8}{run['tokens_per_second']:>10,.0f}{run['parameters']:>12,.0f}"
-            f"{run['peak_gb']:>6.1f}{run['flop_per_second'] / peak:>9.0%}"
+    print("|---" * 11 + "|")
+    for name, row in rows.items():
+        reached = [row[key] for key in ("to_reference", "to_counting")]
+        to = " | ".join("–" if seconds is None else f"{seconds:.1f}" for seconds in reached)
+        losses = " | ".join(
+            f"{row[key]:.3f} | " + ("" if row[f"{key}_sd"] is None else f"{row[f'{key}_sd']:.3f}")
+            for key in ("val_loss", "test_loss")
         )
-    for name in ("speedup", "speedup_float32"):
-        value = outcome[name]
-        print(f"{name}: " + ("target not reached" if value is None else f"{value:.1f} times"))
+        weights = f"{row['parameters']:,.0f}" if row["parameters"] else ""
+        print(
+            f"| {name} | {row['seconds']:.1f} | {to} | {losses} "
+            f"| {row['tokens_per_second']:,.0f} | {weights} | {row['peak_gb']:.1f} |"
+        )
+    print(f"\nBest counting model by the validation text: {best}. Ratios are ratios of means.")
+    seconds = rows["reference"]["seconds"]
+    for name, row in rows.items():
+        if name in COUNTING or name == "reference":
+            continue
+        said = []
+        if row["to_reference"] is not None:
+            said.append(f"the reference's loss {seconds / row['to_reference']:.1f} times sooner")
+        if row["to_counting"] is not None:
+            said.append(
+                f"the best counting model after {row['to_counting'] / seconds:.0%} of its seconds"
+            )
+        print(f"{name}: " + ("; ".join(said) or "reaches neither target"))
+    for dtype, names in (("float32", ("reference", "ours in float32")), ("bfloat16", ("ours",))):
+        peak = matmul_peak(getattr(torch, dtype))
+        shares = (f"{name} at {rows[name]['flop_per_second'] / peak:.0%}" for name in names)
+        print(
+            f"matrix products in {dtype} reach {peak / 1e9:.0f} GFLOP/s here: " + ", ".join(shares)
+        )
 
 
 def ablation(text: str | None, seeds: list[int], results: Path, record: Path | None) -> None:
-    """Print loss and seconds of ours, and of ours with one idea changed; keep them in `record`."""
-    print(f"{'':34}{'val loss':>9}{'±':>7}{'worse by':>10}{'seconds':>9}")
-    base, rows = 0.0, []
+    """Print loss and seconds of ours, and of ours with one idea changed; keep them in `record`.
+
+    The losses are those on the validation text: these runs are what choices rest on.
+    """
+    runs: dict[str, list[dict[str, Any]]] = {}
     for name, (model, run) in ABLATION.items():
         # Only the end counts here, so validate only there.
         run = {**run, "eval_every": run.get("steps", OURS_RUN.steps)}
         job = {"who": "ours", "text": text, "model": model, "run": run}
-        runs = [measure({**job, "seed": seed}, results) for seed in seeds]
-        loss = mean(one["val_loss"] for one in runs)
-        base = base or loss
-        spread = stdev([one["val_loss"] for one in runs]) if len(runs) > 1 else 0.0
-        seconds = min(one["seconds"] for one in runs)  # the least disturbed
-        print(f"{name:34}{loss:9.3f}{spread:7.3f}{loss - base:+10.3f}{seconds:9.1f}", flush=True)
-        kept = ("seed", "val_loss", "seconds", "parameters")
-        rows += [{"idea": name, **{key: one[key] for key in kept}} for one in runs]
+        runs[name] = [measure({**job, "seed": seed}, results) for seed in seeds]
+        loss = mean(one["val_loss"] for one in runs[name])
+        print(f"{name:34}{loss:9.3f}", file=sys.stderr, flush=True)
+    print_ablation(runs)
+    kept = ("seed", "val_loss", "seconds", "parameters")
+    rows = [{"idea": name, **{k: one[k] for k in kept}} for name in runs for one in runs[name]]
     if record:
         files.write_whole(record, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def print_ablation(runs: dict[str, list[dict[str, Any]]]) -> None:
+    """A line for each idea: loss, how much worse than ours with its interval, seconds."""
+    losses = {name: [one["val_loss"] for one in of_seeds] for name, of_seeds in runs.items()}
+    bound = interval(list(losses.values()))
+    base = mean(losses["ours"])
+    print(f"{'':34}{'val loss':>9}{'worse by':>10}{'±':>7}{'seconds':>9}")
+    for name, of_seeds in runs.items():
+        worse = mean(losses[name]) - base
+        seconds = min(one["seconds"] for one in of_seeds)  # the least disturbed
+        within = "" if bound is None else f"{bound:7.3f}"
+        verdict = "" if name == "ours" or bound is None or abs(worse) > bound else "  undecided"
+        print(f"{name:34}{mean(losses[name]):9.3f}{worse:+10.3f}{within}{seconds:9.1f}{verdict}")
+
+
+def interval(groups: list[list[float]]) -> float | None:
+    """Half the width of the interval of a difference of two groups' means; None for one seed.
+
+    One standard deviation, pooled, for all groups; 3.2 of its errors hold 95 % for all differences
+    to the first group together (Bonferroni; Student's t with some 40 degrees of freedom).
+    """
+    n = len(groups[0])
+    if n < 2:
+        return None
+    return 3.2 * math.sqrt(mean(variance(group) for group in groups) * 2 / n)
 
 
 def main() -> None:
@@ -368,7 +540,7 @@ def main() -> None:
             parser.error(f"there is no folder {file.parent} to write {file.name} into")
     text = str(Path(options.text).resolve()) if options.text else None
     try:
-        read_text(text)
+        data.split_text(text or NOVEL)
     except data.DataError as error:
         raise SystemExit(str(error)) from None
     seeds = list(range(1, options.seeds + 1))

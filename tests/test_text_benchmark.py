@@ -1,4 +1,4 @@
-"""The text race: its reference is the published recipe, its arithmetic is right, its CLI works."""
+"""The text race: the published recipe, its arithmetic, and a last tenth that chooses nothing."""
 
 import json
 import subprocess
@@ -44,6 +44,136 @@ def test_seconds_to_target():
     assert text.seconds_to(1.7, curve) is None
 
 
+# Everything of a run, in a fraction of a second.
+TINY = {"context": 16, "n_layers": 1, "n_heads": 1, "d_model": 16}
+SHORT = {
+    "reference": {"steps": 3, "warmup": 1},
+    "ours": {"steps": 3, "batch_size": 4},
+    "mixture": {"steps": 3, "batch_size": 4},
+    "counting": {"order": 3},
+}
+
+
+def test_the_mixture_is_a_weighted_mean_of_chances():
+    V, generator = 5, torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, V + 3, generator=generator)  # the net and two counting models
+    tables = torch.rand(2, 3, 2, V, generator=generator).softmax(-1)
+    weights, own = logits[..., V:].softmax(-1), logits[..., :V].softmax(-1)
+    total = torch.zeros(2, 3)
+    for c in range(V):
+        y = torch.full((2, 3), c)
+        mixed, alone = text.mixture_nats(logits, y, tables[..., c])
+        torch.testing.assert_close(alone, -own[..., c].log())
+        by_hand = weights[..., 0] * own[..., c] + (weights[..., 1:] * tables[..., c]).sum(-1)
+        torch.testing.assert_close(mixed, -by_hand.log())
+        total += (-mixed).exp()
+    torch.testing.assert_close(total, torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("length", [2, 16, 17, 18, 33, 16 * 65 + 5])
+def test_the_mixture_is_judged_on_every_character_once(length, monkeypatch):
+    seen = []
+
+    def spy(logits, y, counted):
+        assert torch.equal(y, counted[..., 0])  # chances stand where their targets stand
+        seen.extend(y.flatten().tolist())
+        return torch.full(y.shape, 2.0), None
+
+    monkeypatch.setattr(text, "mixture_nats", spy)
+    model, ids = GPT(GPTConfig(vocab_size=2000, **TINY)), torch.arange(length)
+    assert text.evaluate_mixture(model, ids, ids[:, None]) == 2.0
+    assert sorted(seen) == list(range(1, length))
+
+
+def test_the_mixture_learns_from_the_training_text_alone():
+    train_ids = torch.randint(6, (2000,), generator=torch.Generator().manual_seed(0))
+    weights = []
+    for val_ids in (torch.zeros(200, dtype=torch.int64), torch.ones(200, dtype=torch.int64)):
+        torch.manual_seed(0)
+        model = GPT(GPTConfig(vocab_size=6 + 1 + text.ORDER, **TINY))
+        run = text.settings({"who": "mixture", "seed": 1, "run": SHORT["mixture"]})
+        rows = text.train_mixture(model, train_ids, val_ids, {**run, "bf16": False})
+        weights.append(torch.cat([weight.flatten() for weight in model.parameters()]))
+        assert [row["step"] for row in rows] == [1, 2, 3]
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("who", SHORT)
+def test_the_last_tenth_only_scores(who, tmp_path):
+    begin = 20_000 * list(SHORT).index(who)  # a text of its own, which nobody has opened yet
+    novel = data.load_text("pride_and_prejudice")[begin : begin + 20_000]
+    found = []
+    for end in (novel[18_000:], novel[18_000:][::-1]):  # the same characters
+        file = tmp_path / f"{len(found)}.txt"
+        file.write_text(novel[:18_000] + end, encoding="utf-8")
+        model = {} if who == "counting" else TINY
+        job = {"who": who, "text": str(file), "seed": 1, "model": model, "run": SHORT[who]}
+        closed = text.one_run(job)
+        assert "test_loss" not in closed and not data.split_text(file).opened
+        found.append(text.one_run({**job, "test": True}))
+        assert data.split_text(file).opened == [text.FINISHED]
+        assert found[-1]["val_loss"] == closed["val_loss"]
+    losses = [[row["val_loss"] for row in one["curve"]] for one in found]
+    assert losses[0] == losses[1]
+    assert abs(found[0]["test_loss"] - found[1]["test_loss"]) > 1e-3
+
+
+def test_the_ablation_never_opens_the_last_tenth(monkeypatch, tmp_path, capsys):
+    jobs = []
+
+    def measure(job, results):
+        jobs.append(job)
+        loss = 2.0 + 0.01 * job["seed"]
+        return {**job, "val_loss": loss, "seconds": 1.0, "parameters": 1}
+
+    monkeypatch.setattr(text, "measure", measure)
+    record = tmp_path / "record.jsonl"
+    text.ablation(None, [1, 2, 3], tmp_path / "runs.jsonl", record)
+    assert len(jobs) == 3 * len(text.ABLATION) and not any(job.get("test") for job in jobs)
+    rows = [json.loads(line) for line in record.read_text().splitlines()]
+    assert [row["val_loss"] for row in rows[:3]] == [2.01, 2.02, 2.03]
+    # Nothing differs: every change is undecided, within 3.2 · 0.01 · √(2/3).
+    printed = capsys.readouterr().out
+    assert printed.count("undecided") == len(text.ABLATION) - 1 and "0.026" in printed
+
+
+def test_summary_takes_targets_from_validation_and_ratios_from_means(capsys):
+    def run(seed, val_loss, test_loss, *curve):
+        return {
+            "seed": seed,
+            "val_loss": val_loss,
+            "test_loss": test_loss,
+            "seconds": curve[-1][0],
+            "tokens": 100,
+            "peak_gb": 0.5,
+            "curve": [{"seconds": s, "val_loss": loss} for s, loss in curve],
+        }
+
+    four, _, six, _ = text.COUNTING
+    runs = {
+        four: [run(0, 1.5, 1.4, (1.0, 1.5))],
+        six: [run(0, 1.4, 1.6, (2.0, 1.4))],  # worse on the last tenth, which must not choose
+        "reference": [run(1, 1.9, 1.9, (100.0, 1.9)), run(2, 1.8, 1.9, (100.0, 1.8))],
+        "ours": [
+            run(1, 1.3, 1.3, (10.0, 1.9), (20.0, 1.3)),
+            run(2, 1.4, 1.4, (10.0, 1.9), (40.0, 1.4)),
+        ],
+        "ours in float32": [run(s, 1.9, 1.9, (10.0, 1.9)) for s in (1, 2)],
+    }
+    outcome = text.summary(runs)
+    assert outcome["best_counting"] == six
+    assert outcome["rows"]["ours"]["to_reference"] == 25.0  # each seed has its own target
+    assert outcome["rows"]["ours"]["to_counting"] == 30.0
+    assert outcome["rows"]["ours in float32"]["to_reference"] is None  # one seed does not reach it
+    text.print_race(outcome)
+    printed = capsys.readouterr().out
+    # 100 s / 25 s; the mean of the ratios would be 6.25.
+    assert (
+        "ours: the reference's loss 4.0 times sooner; the best counting model after 30%" in printed
+    )
+    assert "| ours | 30.0 | 25.0 | 30.0 | 1.350 | 0.071 | 1.350 | 0.071 |" in printed
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "benchmarks" / "text.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -57,7 +187,7 @@ def test_a_short_run_learns_on_any_text(tmp_path):
     done = run("--job", json.dumps(job))
     assert done.returncode == 0, done.stderr
     out = json.loads(done.stdout.splitlines()[-1])
-    assert out["tokens"] == 20 * 32 * 64
+    assert out["tokens"] == 20 * 32 * 64 and "test_loss" not in out
     assert out["curve"][-1]["val_loss"] == out["val_loss"] < out["curve"][0]["val_loss"] < 5
     assert out["tokens_per_second"] == pytest.approx(out["tokens"] / out["seconds"])
 
