@@ -10,10 +10,11 @@ windows a step, 2,000 steps of AdamW, written here from its published settings; 
 what half its steps at three times its rate do. Ours is `training.train` with the models and runs
 below, and a *mixture*: the net also says, place by place, how far it trusts each counting model.
 
-All learn from the same text, the first eight tenths (`data.split_text`), and predict the same
-characters; losses are nats per character over the whole of a part. The ninth tenth chooses: what
-is written below was found with it, it sets the targets and ends the curves. The last tenth is
-opened when a run of the race is finished, to judge it; the ablation never opens it.
+All learn from the same text and predict the same characters; losses are nats per character over
+the whole of a part. First they learn from eight tenths (`data.split_text`), and the ninth tenth
+chooses: what is written below was found with it, it sets the targets and draws the curves. Then
+all are made anew, as chosen, from nine tenths, and the last tenth is opened to score them. The
+ablation never opens it.
 
 Every run has a process of its own, by turns, so that all meet the same machine. Seconds are those
 of training; for counting, of counting and scoring one tenth; the mixture pays for both.
@@ -263,31 +264,40 @@ def train_mixture(
 
 def count(parts: data.TextParts, alphabet: str, job: dict[str, Any]) -> dict[str, Any]:
     """Fit a counting model and score it; return its measurements."""
-    since, order = time.perf_counter(), job["run"]["order"]
-    model = KneserNey.fit(parts.train, order, alphabet, modified=True)
-
-    def nats(text: str, before: str) -> float:
-        return model.bits_per_character(text, before) * math.log(2)
-
-    val_loss = nats(parts.val, parts.train)
+    learn, judged = texts(parts, job)
+    since = time.perf_counter()
+    model = KneserNey.fit(learn, job["run"]["order"], alphabet, modified=True)
+    loss = model.bits_per_character(judged, learn) * math.log(2)
     seconds = time.perf_counter() - since
-    out = {**job, "val_loss": val_loss, "seconds": seconds, "tokens": len(parts.train)}
+    out = {**job, "seconds": seconds, "tokens": len(learn)}
     if job.get("test"):
-        out["test_loss"] = nats(parts.open_test(FINISHED), parts.val)
-    return {**out, "curve": [{"step": 0, "seconds": seconds, "val_loss": val_loss}]}
+        return {**out, "test_loss": loss}
+    curve = [{"step": 0, "seconds": seconds, "val_loss": loss}]
+    return {**out, "val_loss": loss, "curve": curve}
+
+
+def texts(parts: data.TextParts, job: dict[str, Any]) -> tuple[str, str]:
+    """What the job learns from and what judges it: the ninth tenth or, with `test`, the last."""
+    if job.get("test"):
+        return parts.train + parts.val, parts.open_test(FINISHED)
+    return parts.train, parts.val
 
 
 def one_run(job: dict[str, Any]) -> dict[str, Any]:
     """Do what `job` says (who, seed, text, model, run, test) and return its measurements.
 
-    Only a job with `test` opens the last tenth, when everything else is over.
+    A job with `test` learns from nine tenths and is scored by the last, once; it has no curve.
     """
     session.start(seed=job["seed"])
     parts = data.split_text(job["text"] or NOVEL)
     alphabet = "".join(sorted(set(data.load_text(job["text"] or NOVEL))))  # as the reference does
     if job["who"] == "counting":
         return {**count(parts, alphabet, job), **memory()}
-    train_ids, val_ids = encode(parts.train, alphabet), encode(parts.val, alphabet)
+    learn, judged = texts(parts, job)
+    train_ids, val_ids = encode(learn, alphabet), encode(judged, alphabet)
+    watched = val_ids
+    if job.get("test"):  # nothing may rest on it while it trains: look at a known text, at the end
+        watched = train_ids[-len(val_ids) :]
     options = {**(REFERENCE if job["who"] == "reference" else OURS), **job["model"]}
     zero_branches = options.pop("zero_branches", job["who"] != "reference")
     more = 1 + ORDER if job["who"] == "mixture" else 0
@@ -295,33 +305,33 @@ def one_run(job: dict[str, Any]) -> dict[str, Any]:
     model.init_weights(zero_branches=zero_branches)
     before = [weight.detach().clone() for weight in model.parameters()]
     run = settings(job)
-    rows = TRAINERS[job["who"]](model, train_ids, val_ids, run)
+    if job.get("test"):
+        run["eval_every"] = run["steps"]
+    rows = TRAINERS[job["who"]](model, train_ids, watched, run)
     still = [torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True)]
     assert not all(still), "no weight moved"
-    losses = [row["val_loss"] for row in rows]
     tokens = run["steps"] * run["batch_size"] * model.config.context
     seconds = rows[-1]["seconds"]
     out = {
         **job,
-        # `train` keeps the weights that validate best, the other two the last.
-        "val_loss": min(losses) if job["who"] == "ours" else losses[-1],
         "seconds": seconds,
         "tokens": tokens,
         "tokens_per_second": tokens / seconds,
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "flop_per_token": flop_per_token(model),
         "bf16": run["bf16"],
-        "curve": rows,
+        **memory(),
     }
-    if job.get("test"):
-        test_ids = encode(parts.open_test(FINISHED), alphabet)
-        if job["who"] == "mixture":
-            ids = torch.cat((train_ids, val_ids, test_ids))
-            counted = torch.from_numpy(chances(ids, ORDER, len(alphabet), len(train_ids)))
-            out["test_loss"] = evaluate_mixture(model, test_ids, counted[-len(test_ids) :])
-        else:
-            out["test_loss"] = evaluate(model, test_ids, bf16=run["bf16"])
-    return {**out, **memory()}
+    if not job.get("test"):
+        losses = [row["val_loss"] for row in rows]
+        # `train` keeps the weights that validate best, the other two the last.
+        best = min(losses) if job["who"] == "ours" else losses[-1]
+        return {**out, "val_loss": best, "curve": rows}
+    if job["who"] != "mixture":
+        return {**out, "test_loss": evaluate(model, val_ids, bf16=run["bf16"])}
+    ids = torch.cat((train_ids, val_ids))
+    counted = torch.from_numpy(chances(ids, ORDER, len(alphabet), len(train_ids)))
+    return {**out, "test_loss": evaluate_mixture(model, val_ids, counted[len(train_ids) :])}
 
 
 TRAINERS = {"reference": train_reference, "ours": train_ours, "mixture": train_mixture}
@@ -387,13 +397,16 @@ def seconds_to(target: float, curve: list[dict[str, float]]) -> float | None:
 
 def race(text: str | None, seeds: list[int], results: Path) -> dict[str, Any]:
     """Run everybody by turns, seed after seed; return each one's runs and what they sum up to."""
-    base: dict[str, Any] = {"text": text, "model": {}, "run": {}, "test": True}
-    runs: dict[str, list[dict[str, Any]]] = {}
-    for name, job in COUNTING.items():  # counting has no seed
-        runs[name] = [measure({**base, "seed": 0, **job}, results)]
+    base: dict[str, Any] = {"text": text, "model": {}, "run": {}}
+    jobs = [(name, {**base, "seed": 0, **job}) for name, job in COUNTING.items()]  # it has no seed
     for seed in seeds:
-        for name, job in LEARNING.items():
-            runs.setdefault(name, []).append(measure({**base, "seed": seed, **job}, results))
+        jobs += [(name, {**base, "seed": seed, **job}) for name, job in LEARNING.items()]
+    runs: dict[str, list[dict[str, Any]]] = {}
+    chosen = [measure(job, results) for _, job in jobs]
+    for (name, job), run in zip(jobs, chosen, strict=True):  # only now is the last tenth opened
+        judged = measure({**job, "test": True}, results)
+        both = {**run, "test_loss": judged["test_loss"], "test_seconds": judged["seconds"]}
+        runs.setdefault(name, []).append(both)
     return summary(runs)
 
 
@@ -409,7 +422,15 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     rows = {}
     for name, of_seeds in runs.items():
         row: dict[str, Any] = {}
-        for key in ("seconds", "val_loss", "test_loss", "tokens", "parameters", "peak_gb"):
+        for key in (
+            "seconds",
+            "val_loss",
+            "test_loss",
+            "test_seconds",
+            "tokens",
+            "parameters",
+            "peak_gb",
+        ):
             row[key] = mean(run.get(key, 0) for run in of_seeds)
         for key in ("val_loss", "test_loss"):
             row[f"{key}_sd"] = stdev([r[key] for r in of_seeds]) if len(of_seeds) > 1 else None

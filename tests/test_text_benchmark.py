@@ -110,12 +110,31 @@ def test_the_last_tenth_only_scores(who, tmp_path):
         job = {"who": who, "text": str(file), "seed": 1, "model": model, "run": SHORT[who]}
         closed = text.one_run(job)
         assert "test_loss" not in closed and not data.split_text(file).opened
-        found.append(text.one_run({**job, "test": True}))
-        assert data.split_text(file).opened == [text.FINISHED]
-        assert found[-1]["val_loss"] == closed["val_loss"]
-    losses = [[row["val_loss"] for row in one["curve"]] for one in found]
-    assert losses[0] == losses[1]
-    assert abs(found[0]["test_loss"] - found[1]["test_loss"]) > 1e-3
+        judged = text.one_run({**job, "test": True})
+        assert data.split_text(file).opened == [text.FINISHED] and "val_loss" not in judged
+        found.append(([row["val_loss"] for row in closed["curve"]], judged["test_loss"]))
+    assert found[0][0] == found[1][0]
+    assert abs(found[0][1] - found[1][1]) > 1e-3
+
+
+@pytest.mark.parametrize("who", ["ours", "mixture"])
+def test_what_is_judged_is_where_the_run_ends(who, tmp_path, monkeypatch):
+    # A run for the last tenth never sees it: not as its validation text, nor in the counts.
+    novel = data.load_text("pride_and_prejudice")[100_000:120_000]
+    file = tmp_path / "own.txt"
+    file.write_text(novel, encoding="utf-8")
+    trainer, met = text.TRAINERS[who], []
+
+    def spy(model, train_ids, val_ids, run):
+        met.extend((train_ids, val_ids, run["eval_every"]))
+        return trainer(model, train_ids, val_ids, run)
+
+    monkeypatch.setitem(text.TRAINERS, who, spy)
+    job = {"who": who, "text": str(file), "seed": 1, "model": TINY, "run": SHORT[who]}
+    text.one_run({**job, "test": True})
+    ids = text.encode(novel, novel)
+    assert torch.equal(met[0], ids[:18_000]) and torch.equal(met[1], ids[16_000:18_000])
+    assert met[2] == 3  # validated at the end alone, so no weights are chosen
 
 
 def test_the_ablation_never_opens_the_last_tenth(monkeypatch, tmp_path, capsys):
@@ -143,6 +162,7 @@ def test_summary_takes_targets_from_validation_and_ratios_from_means(capsys):
             "seed": seed,
             "val_loss": val_loss,
             "test_loss": test_loss,
+            "test_seconds": 1.0,
             "seconds": curve[-1][0],
             "tokens": 100,
             "peak_gb": 0.5,
