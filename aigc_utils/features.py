@@ -2,7 +2,9 @@
 
 Lesson 07 builds this network and trains it for twelve epochs; the committed weights are the same
 network trained longer (``data/build_feature_net.py``). Its *features* are the 64 outputs of the
-penultimate layer before the activation; after the ReLU four in five of them would be zero.
+penultimate layer before the activation; after the ReLU four in five of them would be zero. A third
+net, a small vision transformer, looks at pictures in another way: what convolutions overlook, or
+flatter, it may not.
 Importing this module calls `session.prepare`: two threads, quiet logs, unless chosen otherwise.
 """
 
@@ -17,6 +19,7 @@ with session.quiet_stderr():
     from keras import layers
 
 N_FEATURES = 64
+_PATCH, _WIDTH, _BLOCKS, _HEADS = 7, 64, 4, 4  # of the transformer
 _BATCH = 500
 
 
@@ -43,6 +46,37 @@ def build_classifier() -> keras.Sequential:
     return model
 
 
+class _Positions(layers.Layer):
+    """Adds a learned vector to each token, so that the transformer knows where a patch was."""
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        self.table = self.add_weight(shape=shape[1:], initializer="random_normal")
+
+    def call(self, tokens: keras.KerasTensor) -> keras.KerasTensor:
+        return tokens + self.table
+
+
+def build_transformer() -> keras.Model:
+    """Return an untrained vision transformer with the same inputs, features and logits.
+
+    The 16 patches of 7 × 7 pixels are tokens; four pre-norm blocks of attention and MLP let each
+    look at all; their mean gives the 64 features. Source: Dosovitskiy et al., *An image is worth
+    16×16 words* (2020), made small, with the mean in place of a class token.
+    """
+    inputs = keras.Input((28, 28, 1))
+    patches = layers.Conv2D(_WIDTH, _PATCH, strides=_PATCH)(inputs)
+    x = _Positions()(layers.Reshape((-1, _WIDTH))(patches))
+    for _ in range(_BLOCKS):
+        read = layers.LayerNormalization()(x)
+        x += layers.MultiHeadAttention(_HEADS, _WIDTH // _HEADS, dropout=0.1)(read, read)
+        hidden = layers.Dense(4 * _WIDTH, activation="gelu")(layers.LayerNormalization()(x))
+        x += layers.Dense(_WIDTH)(layers.Dropout(0.1)(hidden))
+    mean = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
+    found = layers.Dense(N_FEATURES, name="features")(mean)
+    logits = layers.Dense(len(data.CLASS_NAMES), name="logits")(layers.ReLU()(found))
+    return keras.Model(inputs, logits)
+
+
 def shifted(pictures: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """Return the pictures, (n, height, width, 1), each moved by up to one pixel either way.
 
@@ -63,7 +97,7 @@ class FeatureNet:
     ``model`` is the Keras network, which takes them as float32 (n, 28, 28, 1) in [0, 1].
     """
 
-    def __init__(self, model: keras.Sequential) -> None:
+    def __init__(self, model: keras.Model) -> None:
         self.model = model
         outputs = [model.get_layer("features").output, model.get_layer("logits").output]
         self._both = keras.Model(model.inputs[0], outputs)
@@ -114,13 +148,14 @@ def as_network_input(images: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 
 def load_feature_net(name: str = "course") -> FeatureNet:
-    """Return a committed net: ``"course"``, or ``"judge"``, trained from another seed.
+    """Return a committed net: ``"course"``, ``"judge"`` or ``"transformer"``.
 
-    Make choices (of settings, of the best epoch) with the first, and let the second judge
-    what you have chosen. Raises DataError when the file is missing or damaged.
+    The second is the first trained from another seed, the third another kind of network. Make
+    choices (of settings, of the best epoch) with the first, and let the others judge what you have
+    chosen. Raises DataError when the file is missing or damaged.
     """
     with np.load(data.path(f"models/feature_net/{name}.npz")) as file:
         weights = [file[key].astype(np.float32) for key in sorted(file.files)]
-    model = build_classifier()
+    model = build_transformer() if name == "transformer" else build_classifier()
     model.set_weights(weights)
     return FeatureNet(model)

@@ -1,31 +1,25 @@
-"""Race the course's GAN against Keras's published DCGAN example: equal seconds, the same pictures.
+"""Race the course's GAN against Keras's published examples: the same pictures, equal knowledge.
 
-    python benchmarks/gan.py --seconds 90 --out ours.npz
-    python benchmarks/gan.py --seconds 90 --out peer.npz --peer keras-example
-    python benchmarks/gan.py --seconds 90 --race FOLDER --json race.json
+    python benchmarks/gan.py --race FOLDER --seconds 90 --json race.json
+    python benchmarks/gan.py --record FOLDER --jsonl data/runs/gan_race.jsonl
 
-The first two train on the 20,000 committed pictures of Fashion-MNIST for so many seconds and write
-10,000 generated pictures (``images``, uint8; --pictures for another number). The third does both
-from three seeds, one process each, keeps their files in FOLDER, scores them and prints a table;
-whatever is in FOLDER already, with the same settings, is not trained again.
+Both train on the 20,000 committed pictures of Fashion-MNIST, from three seeds, one process each. Of
+four contestants two know the classes of the pictures and two do not; compare within a pair. The
+first command gives each so many seconds of the clock on the wall and scores what it then makes. The
+second follows each for many pictures and keeps what it makes at milestones: a record of the
+distance over time, which shows what the first cannot, whether a rival has learned yet. What FOLDER
+holds already, with the same settings, is not trained again, so that a record can be made in pieces,
+``--contestants`` and ``--seeds`` naming those of one piece.
 
-Training seconds are seconds of the wall clock on 2 cores. They begin when the first call of the
-compiled graph (8 steps) is over, because that call is mostly compilation; building, compiling and
-generating do not count. The rule is the same for both. On a machine that is not quiet, --clock
-processor counts processor time instead: two seconds of it are one second of two cores.
+Seconds begin when the first call of the compiled graph (8 steps) is over, because that call is
+mostly compilation; building, generating and scoring do not count. The rule is the same for all. The
+record counts pictures while it trains, and takes each contestant's speed from short runs by turns
+just before it scores, so that an hour in which the machine had other work does no harm.
 
-Scores compare with the 10,000 test pictures when the files of Debian's ``dataset-fashion-mnist``
-are at hand (--dataset FOLDER, or its place in the system), else with the 4,000 committed ones.
-They use two feature nets. Every choice of ours was made with ``course`` and with pictures that are
-neither training nor test pictures here; ``judge`` served no choice.
-
-    python benchmarks/gan.py --ablation FILE.jsonl --seconds 60 [--variants NAME …] [--seeds 1 2]
-
-changes one idea at a time, at equal *processor* seconds, so that a busy machine does no harm.
-(The variants with a gradient penalty also drop dropout, which "no dropout" tries alone.)
-
-Ours knows the ten classes of the training pictures and the peer does not; "no labels" says what
-that is worth.
+Scores compare 10,000 pictures with the 10,000 test pictures when the files of Debian's
+``dataset-fashion-mnist`` are at hand (--dataset FOLDER, or its place in the system), else with the
+4,000 committed ones. Three nets give the features: every choice of ours was made with ``course``
+and other pictures; ``judge`` and ``transformer``, of another architecture, served no choice.
 """
 
 from __future__ import annotations
@@ -35,487 +29,330 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import gan_contestants as contestants
 import numpy as np
+from gan_contestants import CLOCKS, CONTESTANTS
 
-from aigc_utils import data, features, files, gan, gan_callbacks, history, scores, session
-
-with session.quiet_stderr():
-    import keras
-    import tensorflow as tf
-    from keras import layers
+from aigc_utils import data, features, files, history, scores
 
 N_PICTURES = 10_000
 N_COVERAGE = 5_000
 SEEDS = (1, 2, 3)
+NETS = ("course", "judge", "transformer")
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-CONTESTANTS = {"ours": "the course's GAN", "keras-example": "Keras's DCGAN example"}
+MILESTONES = (10_000, 20_000, 40_000, 80_000, 120_000, 160_000)
+OURS_GOES_ON = (320_000, 480_000, 640_000)  # ours would end in a minute and a half
+PAIRS = (("ours", "keras-conditional"), ("ours-unlabelled", "keras-dcgan"))  # equal knowledge
+FLAT = 0.1  # a curve whose last quarter of pictures takes off less than this share is flat
+
+Measured = dict[str, Any]
 
 
-# The clock ---------------------------------------------------------------------------------------
-
-CLOCKS: dict[str, Callable[[], float]] = {
-    "wall": time.perf_counter,
-    "processor": lambda: time.process_time() / 2,
-}
+# Training, in a process each ---------------------------------------------------------------------
 
 
-class Stopwatch(keras.callbacks.Callback):
-    """Stops training after so many seconds, counted from the end of the first call."""
-
-    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
-        super().__init__()
-        self.seconds, self.clock = seconds, clock
-        self.start: float | None = None
-        self.calls = 0
-
-    @property
-    def share(self) -> float:
-        """Share of the seconds that are over, at most 1."""
-        if self.start is None:
-            return 0.0
-        return min(1.0, (self.clock() - self.start) / self.seconds)
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Count the call and look at the clock."""
-        if self.start is None:
-            self.start = self.clock()
-        else:
-            self.calls += 1
-        if self.share >= 1:
-            self.model.stop_training = True
-
-
-class ClockDecay(gan_callbacks.LinearDecay):
-    """Lets the learning rates follow a stopwatch, where nobody knows the number of epochs."""
-
-    def __init__(self, stopwatch: Stopwatch, start: float = 0.5) -> None:
-        super().__init__(start)
-        self.stopwatch = stopwatch
-
-    def progress(self, batch: int) -> float:
-        """Return the stopwatch's share."""
-        return self.stopwatch.share
-
-
-FOR_EVER = 1_000_000  # epochs; the stopwatch ends the run
-
-
-# The peer ----------------------------------------------------------------------------------------
-
-
-class KerasExample(keras.Model):
-    """The GAN of Keras's guides, written anew from its published architecture and settings.
-
-    Source: F. Chollet, "GAN overriding `Model.train_step`" (keras.io, 2019) and the last section
-    of the guide "Customizing what happens in `fit()` with TensorFlow" (2023): 28×28 pictures in
-    [0, 1], z of 128, batch 64, two Adams with 3e-4, target 1 for generated pictures and 0 for
-    real ones, each plus 0.05 times U(0, 1). In its favour: 8 steps a call, and no XLA, which
-    would be Keras's default but is slower here.
-    """
-
-    BATCH = 64
-    LATENT_DIM = 128
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.generator = keras.Sequential(
-            [
-                keras.Input((self.LATENT_DIM,)),
-                layers.Dense(7 * 7 * 128),
-                layers.LeakyReLU(0.2),
-                layers.Reshape((7, 7, 128)),
-                layers.Conv2DTranspose(128, 4, strides=2, padding="same"),
-                layers.LeakyReLU(0.2),
-                layers.Conv2DTranspose(128, 4, strides=2, padding="same"),
-                layers.LeakyReLU(0.2),
-                layers.Conv2D(1, 7, padding="same", activation="sigmoid"),
-            ]
-        )
-        self.discriminator = keras.Sequential(
-            [
-                keras.Input((28, 28, 1)),
-                layers.Conv2D(64, 3, strides=2, padding="same"),
-                layers.LeakyReLU(0.2),
-                layers.Conv2D(128, 3, strides=2, padding="same"),
-                layers.LeakyReLU(0.2),
-                layers.GlobalMaxPooling2D(),
-                layers.Dense(1),
-            ]
-        )
-        self.built = True
-        super().compile(optimizer=None, jit_compile=False, steps_per_execution=8)
-        self.loss_of = keras.losses.BinaryCrossentropy(from_logits=True)
-        self.optimizers = []
-        for network in (self.discriminator, self.generator):
-            self.optimizers.append(keras.optimizers.Adam(3e-4))
-            self.optimizers[-1].build(network.trainable_variables)
-
-    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Let D learn once, then G once, as published."""
-        images, _ = data
-        n = images.shape[0]
-        made = self.generator(tf.random.normal((n, self.LATENT_DIM)))
-        both = tf.concat([made, tf.cast(images, tf.float32) / 255], axis=0)
-        targets = tf.concat([tf.ones((n, 1)), tf.zeros((n, 1))], axis=0)
-        targets += 0.05 * tf.random.uniform((2 * n, 1))
-        with tf.GradientTape() as tape:
-            d_loss = self.loss_of(targets, self.discriminator(both))
-        self._apply(tape, d_loss, 0, self.discriminator)
-        z = tf.random.normal((n, self.LATENT_DIM))
-        with tf.GradientTape() as tape:
-            g_loss = self.loss_of(tf.zeros((n, 1)), self.discriminator(self.generator(z)))
-        self._apply(tape, g_loss, 1, self.generator)
-        return {"d_loss": d_loss, "g_loss": g_loss}
-
-    def _apply(self, tape: tf.GradientTape, loss: tf.Tensor, i: int, network: keras.Model) -> None:
-        weights = network.trainable_variables
-        self.optimizers[i].apply(tape.gradient(loss, weights), weights)
-
-    def generate(self, n: int, seed: int) -> np.ndarray:
-        """Return n pictures, uint8 (n, 28, 28)."""
-        z = gan.draw_latents(n, self.LATENT_DIM, seed)
-        pieces = [self.generator(z[i : i + 500]) for i in range(0, n, 500)]
-        return gan.to_uint8(2 * np.concatenate(pieces)[..., 0] - 1)
-
-
-# Ours, and what was tried ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One way to train ours; the defaults are what the race runs."""
-
-    n_classes: int = len(data.CLASS_NAMES)  # 0: without labels
-    latent_dim: int = gan.LATENT_DIM
-    width: int = 32
-    dropout: float = 0.3
-    label_smoothing: float = 0.0
-    d_steps: int = 1
-    batch_size: int = 32
-    lr: float = gan.LEARNING_RATE
-    d_lr_factor: float = 1.0  # D's learning rate as a multiple of G's
-    beta_1: float = gan.BETA_1
-    decay_start: float = 0.5  # share of the time after which the learning rates fall; 1 is never
-    loss: str = "non-saturating"  # or "relativistic"
-    gamma: float = 0.0  # weight of R1 (and of R2 with the relativistic loss)
-
-
-# Where the ablation starts: the recipe before it took its smaller batch from it.
-ABLATED = Recipe(batch_size=64)
-
-# Each changes one idea there; a penalty takes the place of dropout.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "recipe": {},
-    "no labels": {"n_classes": 0},
-    "no decay": {"decay_start": 1.0},
-    "relativistic, γ 0.05": {"loss": "relativistic", "gamma": 0.05, "dropout": 0.0},
-    "relativistic, γ 0.5": {"loss": "relativistic", "gamma": 0.5, "dropout": 0.0},
-    "relativistic, γ 5": {"loss": "relativistic", "gamma": 5.0, "dropout": 0.0},
-    "R1, γ 0.5": {"gamma": 0.5, "dropout": 0.0},
-    "batch 32": {"batch_size": 32},
-    "batch 128": {"batch_size": 128},
-    "batch 128, rate × 2": {"batch_size": 128, "lr": 2 * gan.LEARNING_RATE},
-    "width 16": {"width": 16},
-    "width 24": {"width": 24},
-    "width 48": {"width": 48},
-    "rate × 1/2": {"lr": gan.LEARNING_RATE / 2},
-    "rate × 2": {"lr": 2 * gan.LEARNING_RATE},
-    "D learns faster": {"d_lr_factor": 2.0},
-    "no dropout": {"dropout": 0.0},
-    "label smoothing": {"label_smoothing": 0.1},
-    "two D steps": {"d_steps": 2},
-    "β₁ 0.9": {"beta_1": 0.9},
-}
-
-
-def build(recipe: Recipe, seed: int) -> gan.GAN:
-    """Return the compiled, untrained model of a recipe."""
-    session.start(seed)
-    plain = recipe.loss == "non-saturating" and recipe.gamma == 0
-    model = (gan.GAN if plain else OtherLoss)(
-        gan.build_generator(recipe.latent_dim, recipe.width, recipe.n_classes),
-        gan.build_discriminator(recipe.width, recipe.dropout, recipe.n_classes),
-        label_smoothing=recipe.label_smoothing,
-        d_steps=recipe.d_steps,
-        n_classes=recipe.n_classes,
-        seed=seed,
-    )
-    model.recipe = recipe
-    model.compile(g_lr=recipe.lr, d_lr=recipe.d_lr_factor * recipe.lr, beta_1=recipe.beta_1)
-    return model
-
-
-class OtherLoss(gan.GAN):
-    """The course's GAN with a gradient penalty, and with the relativistic loss if so wished.
-
-    Relativistic (Jolicoeur-Martineau, *The relativistic discriminator*, 2018): D is asked which of
-    two pictures is the real one. With R1 + R2, the squared slopes of the logit at real and at
-    generated pictures, this is the loss of Huang et al., *The GAN is dead; long live the GAN!*
-    (2024).
-    """
-
-    recipe: Recipe
-
-    def d_loss(
-        self, real: tf.Tensor, fake: tf.Tensor, classes: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Return D's loss with its penalty, and its logits of real and generated pictures."""
-        relativistic = self.recipe.loss == "relativistic"
-        with tf.GradientTape() as tape:
-            tape.watch([real, fake])
-            real_logits, fake_logits = self.logits(real, classes), self.logits(fake, classes)
-            total = tf.reduce_sum(real_logits) + tf.reduce_sum(fake_logits)
-        # A picture's logit depends on that picture alone, so this holds each one's own slope.
-        slopes = tape.gradient(total, [real, fake] if relativistic else [real])
-        penalty = sum(tf.reduce_mean(tf.reduce_sum(slope**2, [1, 2, 3])) for slope in slopes)
-        if relativistic:
-            loss = gan.cross_entropy(real_logits - fake_logits, 1.0)
-        else:
-            loss = gan.cross_entropy(real_logits, 1.0) + gan.cross_entropy(fake_logits, 0.0)
-        return loss + self.recipe.gamma / 2 * penalty, real_logits, fake_logits
-
-    def g_loss(self, real: tf.Tensor, fake: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-        """Return G's loss, relative to the real pictures if so wished."""
-        logits = self.logits(fake, classes)
-        if self.recipe.loss == "relativistic":
-            logits -= tf.stop_gradient(self.logits(real, classes))
-        return gan.cross_entropy(logits, 1.0)
-
-
-# Training ----------------------------------------------------------------------------------------
-
-
-def train(
-    contestant: str,
-    seconds: float,
-    seed: int,
-    recipe: Recipe | None = None,
-    clock: str = "wall",
-) -> tuple[keras.Model, dict[str, Any]]:
-    """Train on the committed pictures; return the model and what is to be known about the run."""
-    (images, labels), _ = data.load_fashion_mnist()
-    stopwatch = Stopwatch(seconds, CLOCKS[clock])
-    recipe = recipe or Recipe()
-    if contestant == "ours":
-        model, batch = build(recipe, seed), recipe.batch_size
-        callbacks = [stopwatch]
-        if recipe.decay_start < 1:
-            callbacks.append(ClockDecay(stopwatch, recipe.decay_start))
-        model.fit(
-            images,
-            labels if recipe.n_classes else None,
-            epochs=FOR_EVER,
-            batch_size=batch,
-            callbacks=callbacks,
-        )
-    else:
-        session.start(seed)
-        model, batch = KerasExample(), KerasExample.BATCH
-        steps = len(images) // batch // 8 * 8
-        model.fit(
-            gan.batches(images[..., None], np.int32(labels), batch, seed, 0, steps),
-            epochs=FOR_EVER,
-            steps_per_epoch=steps,
-            callbacks=[stopwatch],
-            shuffle=False,
-            verbose=0,
-        )
-    pictures = stopwatch.calls * model.steps_per_execution * batch
-    return model, {
-        "contestant": contestant,
-        "seed": seed,
-        "seconds": seconds,
-        "clock": clock,
-        "pictures": pictures,
-        "pictures_per_second": round(pictures / seconds),
-        "threads": tf.config.threading.get_intra_op_parallelism_threads() or session.THREADS,
-    }
-
-
-def write(file: Path, contestant: str, seconds: float, seed: int, clock: str, n: int) -> None:
-    """Train and write n ``images`` and ``run``, a JSON text, to one .npz file."""
-    model, run = train(contestant, seconds, seed, clock=clock)
-    run["generated"] = n
+def write(file: Path, images: np.ndarray, run: Measured) -> None:
+    """Write generated ``images`` and ``run``, a JSON text, to one .npz file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(file) as part, part.open("wb") as stream:
-        np.savez_compressed(stream, images=model.generate(n, seed), run=json.dumps(run))
-    print(f"{file}: {run['pictures']:,} pictures seen, {run['pictures_per_second']:,} a second")
+        np.savez_compressed(stream, images=images, run=json.dumps(run))
+
+
+def train_for_seconds(
+    folder: Path, name: str, seed: int, seconds: float, clock: str, n: int
+) -> None:
+    """Train one contestant for so many seconds and write n pictures."""
+    contestant = CONTESTANTS[name]
+    stopwatch = contestants.Stopwatch(seconds, CLOCKS[clock])
+    model = contestant.build(seed)
+    contestant.fit(model, seed, stopwatch)
+    pictures = stopwatch.calls * model.steps_per_execution * contestant.batch
+    run = {"contestant": name, "seed": seed, "seconds": seconds, "clock": clock, "generated": n}
+    run |= {"pictures": pictures, "pictures_per_second": round(pictures / seconds)}
+    write(race_file(folder, name, seed), model.generate(n, seed), run)
+    print(f"{name}, seed {seed}: {pictures:,} pictures seen, {pictures / seconds:,.0f} a second")
+
+
+def train_to_milestones(folder: Path, name: str, seed: int, marks: Sequence[int], n: int) -> None:
+    """Train one contestant to the last mark and write n pictures untrained and at each mark."""
+    contestant = CONTESTANTS[name]
+    model = contestant.build(seed)
+
+    def reached(pictures: int, seconds: float) -> None:
+        run = {"contestant": name, "seed": seed, "pictures": pictures, "generated": n}
+        run |= {"processor_seconds": round(2 * seconds, 1), "last": max(marks)}
+        write(record_file(folder, name, seed, pictures), model.generate(n, seed), run)
+        print(f"{name}, seed {seed}: {pictures:,} pictures, {2 * seconds:.0f} processor seconds")
+
+    reached(0, 0.0)
+    contestant.fit(model, seed, contestants.Milestones(marks, contestant.batch, reached))
+
+
+def race_file(folder: Path, name: str, seed: int) -> Path:
+    return folder / f"{name}_{seed}.npz"
+
+
+def record_file(folder: Path, name: str, seed: int, pictures: int) -> Path:
+    return folder / f"{name}_{seed}_{pictures}.npz"
+
+
+def read_run(file: Path) -> Measured:
+    """Return what a written file says about its run, {} when there is no such file."""
+    if not file.exists():
+        return {}
+    with np.load(file) as stored:
+        return json.loads(str(stored["run"]))
+
+
+def in_a_process(*arguments: object) -> None:
+    """Run this script: nothing that one training leaves behind helps or slows down the next."""
+    subprocess.run([sys.executable, __file__, *map(str, arguments)], check=True)
 
 
 # Scores ------------------------------------------------------------------------------------------
 
 
+def dataset_file(folder: Path, part: str) -> Path | None:
+    """Return the file of pictures, ``"train"`` or ``"t10k"``, somewhere below a folder."""
+    found = sorted(folder.rglob(f"{part}-images-idx3-ubyte.gz")) if folder.is_dir() else []
+    return found[0] if found else None
+
+
 def test_pictures(folder: Path) -> np.ndarray:
     """Return all 10,000 test pictures when the folder has them, else the committed 4,000."""
-    found = sorted(folder.rglob("t10k-images-idx3-ubyte.gz")) if folder.is_dir() else []
-    if found:
-        return data.read_idx(found[0].read_bytes())
-    _, (images, _) = data.load_fashion_mnist()
-    return images
-
-
-def choice_pictures(folder: Path) -> np.ndarray:
-    """Return 10,000 pictures of the training set that are not among the committed 20,000."""
-    found = sorted(folder.rglob("train-images-idx3-ubyte.gz")) if folder.is_dir() else []
-    if not found:
-        raise SystemExit(
-            f"There is no Fashion-MNIST in {folder}: choices are made with training pictures that "
-            "are not in data/, so install Debian's dataset-fashion-mnist or name its --dataset."
-        )
-    (committed, _), _ = data.load_fashion_mnist()
-    known = {picture.tobytes() for picture in committed}
-    others = np.array([p for p in data.read_idx(found[0].read_bytes()) if p.tobytes() not in known])
-    return others[np.random.default_rng(0).permutation(len(others))[:N_PICTURES]]
+    found = dataset_file(folder, "t10k")
+    return data.read_idx(found.read_bytes()) if found else data.load_fashion_mnist()[1][0]
 
 
 def score(real: np.ndarray, made: np.ndarray) -> dict[str, float]:
     """Return the scores of one set of features (n, 64) against the real ones."""
     n = min(N_COVERAGE, len(real), len(made))
+    coverage = scores.precision_recall_coverage(real[:n], made[:n]).coverage
     return {
-        "frechet": scores.frechet_distance(real, made),
-        "kernel": scores.kernel_distance(real, made),
-        "coverage": scores.precision_recall_coverage(real[:n], made[:n]).coverage,
+        "frechet": round(scores.frechet_distance(real, made), 2),
+        "kernel": round(scores.kernel_distance(real, made), 1),
+        "coverage": round(coverage, 4),
     }
+
+
+def yardsticks(n: int) -> dict[str, np.ndarray]:
+    """Return n pictures each that no GAN made: what the distances mean."""
+    (training, _), _ = data.load_fashion_mnist()
+    mean = np.round(training.mean(axis=0)).astype(np.uint8)
+    return {
+        "training pictures": training[np.random.default_rng(0).permutation(len(training))[:n]],
+        "the mean picture": np.repeat(mean[None], n, axis=0),
+        "black": np.zeros((n, 28, 28), np.uint8),
+    }
+
+
+class Judges:
+    """The three feature nets and what they see in the test pictures."""
+
+    def __init__(self, dataset: Path) -> None:
+        self.real = test_pictures(dataset)
+        self.nets = {name: features.load_feature_net(name) for name in NETS}
+        self.seen = {name: net(self.real) for name, net in self.nets.items()}
+
+    def __call__(self, images: np.ndarray) -> Measured:
+        """Return each net's scores of generated pictures."""
+        return {name: score(self.seen[name], net(images)) for name, net in self.nets.items()}
 
 
 # The race ----------------------------------------------------------------------------------------
 
 
 def race(
-    folder: Path, seconds: float, seeds: Sequence[int], clock: str, dataset: Path, n: int
-) -> dict[str, Any]:
-    """Train what is missing in the folder, score everything, print the table, return it all."""
-    runs = []
+    folder: Path, names: Sequence[str], seeds: Sequence[int], seconds: float, clock: str, n: int
+) -> list[Path]:
+    """Train what the folder lacks and return every file."""
+    wanted = {"seconds": seconds, "clock": clock, "generated": n}
+    paths = []
     for seed in seeds:
-        for contestant in CONTESTANTS:  # by turns: a slower hour slows both
-            file = folder / f"{contestant}_{seed}.npz"
-            wanted = {"seconds": seconds, "clock": clock, "generated": n}
-            if not (file.exists() and read_run(file).items() >= wanted.items()):
-                command = [sys.executable, __file__, "--seconds", str(seconds), "--out", str(file)]
-                command += ["--seed", str(seed), "--clock", clock, "--pictures", str(n)]
-                command += ["--peer", contestant] if contestant != "ours" else []
-                # A process each: nothing that one leaves behind helps or slows down the next.
-                subprocess.run(command, check=True)
-            runs.append(read_run(file) | {"images": np.load(file)["images"]})
-    by_contestant = {c: [run for run in runs if run["contestant"] == c] for c in CONTESTANTS}
-    real = test_pictures(dataset)
-    (committed, _), _ = data.load_fashion_mnist()
-    table: dict[str, Any] = {
-        "seconds": seconds,
-        "clock": clock,
-        "generated_pictures": n,
-        "real_pictures": len(real),
-        "nets": {},
-    }
-    for name in ("course", "judge"):
-        net = features.load_feature_net(name)
-        real_features = net(real)
-        for run in runs:
-            run[name] = score(real_features, net(run["images"]))
-        table["nets"][name] = {
-            "floor": score(real_features, net(committed[::2])),
-            "ratios": [
-                peer[name]["frechet"] / ours[name]["frechet"]
-                for ours, peer in zip(*by_contestant.values(), strict=True)
-            ],
-        }
-    table["runs"] = [{k: v for k, v in run.items() if k != "images"} for run in runs]
-    show(table)
-    return table
+        for name in names:  # by turns: a slower hour slows all
+            file = race_file(folder, name, seed)
+            if not read_run(file).items() >= wanted.items():
+                which = ("--race", folder, "--one", name, "--seeds", seed)
+                in_a_process(*which, "--seconds", seconds, "--clock", clock, "--pictures", n)
+            paths.append(file)
+    return paths
 
 
-def read_run(file: Path) -> dict[str, Any]:
-    """Return what a written file says about its run."""
-    with np.load(file) as stored:
-        return json.loads(str(stored["run"]))
+def milestones(name: str) -> list[int]:
+    """Return the numbers of pictures at which a contestant is looked at."""
+    return [*MILESTONES, *(OURS_GOES_ON if CONTESTANTS[name].ours else ())]
 
 
-def show(table: dict[str, Any]) -> None:
-    """Print the table: medians, and the smallest and largest value in brackets."""
-    print(
-        f"{table['seconds']:g} s of training each ({table['clock']} clock); "
-        f"{table['generated_pictures']:,} generated against {table['real_pictures']:,} real test "
-        "pictures; median [smallest, largest] of the seeds"
-    )
-    columns = {"frechet": "Fréchet distance", "kernel": "kernel distance", "coverage": "coverage"}
-    print(f"{'net':8}{'':24}" + "".join(f"{title:>30}" for title in columns.values()), end="")
-    print(f"{'pictures/s':>30}")
-
-    def cell(values: Sequence[float], digits: int) -> str:
-        middle, low, high = np.median(values), min(values), max(values)
-        return f"{f'{middle:,.{digits}f} [{low:,.{digits}f}, {high:,.{digits}f}]':>30}"
-
-    digits = {"frechet": 1, "kernel": 0, "coverage": 3}
-    for net, facts in table["nets"].items():
-        for contestant, title in CONTESTANTS.items():
-            mine = [run for run in table["runs"] if run["contestant"] == contestant]
-            cells = [cell([run[net][c] for run in mine], digits[c]) for c in columns]
-            cells.append(cell([run["pictures_per_second"] for run in mine], 0))
-            print(f"{net:8}{title:24}" + "".join(cells))
-        floor = [f"{facts['floor'][c]:>30,.{digits[c]}f}" for c in columns]
-        print(f"{net:8}{'real training pictures':24}" + "".join(floor))
-        ratios = facts["ratios"]
-        print(f"{net:8}Fréchet distance, peer over ours, seed by seed: ", end="")
-        print(", ".join(f"{ratio:.1f}" for ratio in ratios))
+def record(folder: Path, names: Sequence[str], seeds: Sequence[int], n: int) -> list[Path]:
+    """Train what the folder lacks and return every file, in order of pictures for each run."""
+    paths = []
+    for seed in seeds:
+        for name in names:
+            marks = milestones(name)
+            wanted = {"generated": n, "last": marks[-1]}
+            run = [record_file(folder, name, seed, pictures) for pictures in (0, *marks)]
+            if not all(read_run(file).items() >= wanted.items() for file in run):
+                in_a_process("--record", folder, "--one", name, "--seeds", seed, "--pictures", n)
+            paths += run
+    return paths
 
 
-# The ablation ------------------------------------------------------------------------------------
+def speeds(names: Sequence[str], turns: int = 3, seconds: float = 8) -> dict[str, float]:
+    """Return each contestant's pictures per second of two cores, the best of short runs by turns.
+
+    The best, because other work on the machine can only slow a run down.
+    """
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(turns):
+        for name, values in found.items():
+            stopwatch = contestants.Stopwatch(seconds, CLOCKS["wall"])
+            model = CONTESTANTS[name].build(turn)
+            CONTESTANTS[name].fit(model, turn, stopwatch)
+            pictures = stopwatch.calls * model.steps_per_execution * CONTESTANTS[name].batch
+            values.append(pictures / stopwatch.elapsed())
+    return {name: round(max(values), 1) for name, values in found.items()}
 
 
-def ablation(
-    file: Path, seconds: float, variants: Sequence[str], seeds: Sequence[int], dataset: Path
-) -> None:
-    """Train every variant from every seed that the file lacks and append a row for each."""
-    net = features.load_feature_net("course")
-    real = net(choice_pictures(dataset))
-    settings = {"seconds": seconds, "clock": "processor", "net": "course", "base": asdict(ABLATED)}
-    with history.Run(file, append=True, **settings) as log:
-        if log.history.settings != json.loads(json.dumps(settings)):
-            raise SystemExit(f"{file} holds runs with other settings: name another file.")
-        done = {(row["variant"], row["seed"]) for row in log.history.rows}
-        for variant in variants:
-            for seed in seeds:
-                if (variant, seed) in done:
-                    continue
-                recipe = replace(ABLATED, **VARIANTS[variant])
-                model, run = train("ours", seconds, seed, recipe, "processor")
-                row = score(real, net(model.generate(N_PICTURES, seed)))
-                present = net(model.generate(N_PICTURES, seed, averaged=False))
-                row["frechet_not_averaged"] = scores.frechet_distance(real, present)
-                row = {name: round(value, 3) for name, value in row.items()}
-                log.log(
-                    variant=variant,
-                    seed=seed,
-                    changes=VARIANTS[variant],
-                    pictures=run["pictures"],
-                    **row,
-                )
-                print(log.history.rows[-1], flush=True)
+def scored(paths: Sequence[Path], judges: Judges) -> Iterator[Measured]:
+    """Yield what each file says about its run, with its scores."""
+    for path in paths:
+        with np.load(path) as stored:
+            yield json.loads(str(stored["run"])) | judges(stored["images"])
+
+
+# Tables ------------------------------------------------------------------------------------------
+
+
+def cell(values: Sequence[float], digits: int = 0) -> str:
+    """Return the median of the seeds and, in brackets, the smallest and the largest."""
+    if len(values) == 1:
+        return f"{values[0]:,.{digits}f}"
+    return f"{median(values):,.{digits}f} [{min(values):,.{digits}f}, {max(values):,.{digits}f}]"
+
+
+def row(title: str, runs: Sequence[Measured], *first: str) -> str:
+    """Return one line of a Markdown table: the title, more cells, the scores of some runs."""
+    distances = [cell([run[net]["frechet"] for run in runs]) for net in NETS]
+    others = [
+        cell([run["course"]["kernel"] for run in runs]),
+        cell([run["course"]["coverage"] for run in runs], 2),
+    ]
+    return f"| {' | '.join([title, *first, *distances, *others])} |"
+
+
+def table(rows: Sequence[str], *first: str) -> str:
+    """Return a Markdown table of such lines."""
+    titles = [*first, *(f"Fréchet distance, `{net}`" for net in NETS)]
+    titles += ["kernel distance, `course`", "coverage, `course`"]
+    return "\n".join([f"| | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|", *rows])
+
+
+def flat(distances: Sequence[float]) -> bool:
+    """Return whether a curve's last quarter takes off less than FLAT of what was left.
+
+    ``distances`` belong to milestones of which the last but one stands at three quarters.
+    """
+    return min(distances) > (1 - FLAT) * min(distances[:-1])
+
+
+def of(rows: Sequence[Measured], name: str, seed: int | None = None) -> list[Measured]:
+    """Return one contestant's rows, from all seeds or from one."""
+    return [
+        row for row in rows if row["contestant"] == name and (seed is None or row["seed"] == seed)
+    ]
+
+
+def show_record(rows: Sequence[Measured], speed: dict[str, float]) -> None:
+    """Print the record's table, and for each pair when ours has what the rival ends with."""
+    lines = []
+    for name in speed:
+        for pictures in sorted({row["pictures"] for row in of(rows, name)}):
+            here = [row for row in of(rows, name) if row["pictures"] == pictures]
+            first = (f"{pictures:,}", f"{pictures / speed[name]:,.0f}")
+            lines.append(row(CONTESTANTS[name].title, here, *first))
+    lines += [row(r["contestant"], [r], "", "") for r in rows if r["contestant"] not in CONTESTANTS]
+    print(table(lines, "pictures seen", "seconds"))
+    for ours, rival in PAIRS:
+        if {ours, rival} <= speed.keys():
+            for net in NETS:
+                print(f"{ours} against {rival}, `{net}`: {verdict(rows, speed, ours, rival, net)}")
+
+
+def verdict(
+    rows: Sequence[Measured], speed: dict[str, float], ours: str, rival: str, net: str
+) -> str:
+    """Say seed by seed when ours has the rival's last distance, and how the ends compare."""
+    parts = []
+    for seed in sorted({row["seed"] for row in of(rows, rival)}):
+        theirs = [row[net]["frechet"] for row in of(rows, rival, seed)]
+        mine = of(rows, ours, seed)
+        there = [row["pictures"] for row in mine if row[net]["frechet"] <= theirs[-1]]
+        took = of(rows, rival, seed)[-1]["pictures"] / speed[rival]
+        state = "flat" if flat(theirs) else "still falling"
+        reached = f"{there[0] / speed[ours]:,.0f} s" if there else "never"
+        end = theirs[-1] / mine[-1][net]["frechet"]
+        parts.append(
+            f"seed {seed}: rival {theirs[-1]:,.0f} after {took:,.0f} s ({state}), "
+            f"ours has it after {reached} and ends {end:.1f} times as near"
+        )
+    return "; ".join(parts)
 
 
 # The command -------------------------------------------------------------------------------------
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Read the command line and do what it says."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=90, help="training seconds of a run")
-    parser.add_argument("--out", type=Path, metavar="FILE.npz", help="train once; write pictures")
-    parser.add_argument("--peer", choices=[name for name in CONTESTANTS if name != "ours"])
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what a second is")
-    parser.add_argument("--seed", type=int, default=1, help="of the one run (--out)")
-    parser.add_argument("--pictures", type=int, default=N_PICTURES, help="how many to generate")
-    parser.add_argument("--race", type=Path, metavar="FOLDER", help="both, from several seeds")
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, metavar="SEED")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the race's table here")
-    parser.add_argument("--ablation", type=Path, metavar="FILE.jsonl")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+def keep_race(chosen: argparse.Namespace, names: Sequence[str]) -> None:
+    """Train, score, print, and write the rows where --json says."""
+    paths = race(chosen.race, names, chosen.seeds, chosen.seconds, chosen.clock, chosen.pictures)
+    judges = Judges(chosen.dataset)
+    rows = list(scored(paths, judges))
+    lines = [
+        row(
+            CONTESTANTS[name].title,
+            of(rows, name),
+            cell([run["pictures_per_second"] for run in of(rows, name)]),
+        )
+        for name in names
+    ]
+    measured = {title: judges(images) for title, images in yardsticks(chosen.pictures).items()}
+    lines += [row(title, [facts], "") for title, facts in measured.items()]
+    print(
+        f"{chosen.seconds:g} s of training each ({chosen.clock} clock); {chosen.pictures:,} "
+        f"generated against {len(judges.real):,} real test pictures; median [smallest, largest]"
+    )
+    print(table(lines, "pictures/s"))
+    if chosen.json:
+        whole = {"real_pictures": len(judges.real), "runs": rows, "yardsticks": measured}
+        files.write_whole(chosen.json, json.dumps(whole, indent=1) + "\n")
+
+
+def keep_record(chosen: argparse.Namespace, names: Sequence[str]) -> None:
+    """Train, take the speeds, score, print, and write the rows where --jsonl says."""
+    paths = record(chosen.record, names, chosen.seeds, chosen.pictures)
+    if not chosen.jsonl:
+        return
+    speed, judges = speeds(names), Judges(chosen.dataset)
+    rows = [
+        {k: v for k, v in row.items() if k not in ("last", "generated")}
+        for row in scored(paths, judges)
+    ]
+    for title, images in yardsticks(chosen.pictures).items():
+        rows.append({"contestant": title} | judges(images))
+    chosen.jsonl.unlink(missing_ok=True)
+    settings = {"pictures_per_second": speed, "real_pictures": len(judges.real)}
+    with history.Run(chosen.jsonl, generated=chosen.pictures, **settings) as log:
+        for measured in rows:
+            log.log(**measured)
+    show_record(rows, speed)
+
+
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    """Let a command say where the whole of Fashion-MNIST is."""
     parser.add_argument(
         "--dataset",
         type=Path,
@@ -523,24 +360,39 @@ def main(arguments: list[str] | None = None) -> None:
         default=Path(os.environ.get("FASHION_MNIST", DEBIAN)),
         help="where the files of Debian's dataset-fashion-mnist are (also: FASHION_MNIST)",
     )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line and do what it says."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--race", type=Path, metavar="FOLDER", help="equal seconds for each")
+    parser.add_argument("--record", type=Path, metavar="FOLDER", help="milestones of each")
+    parser.add_argument("--seconds", type=float, default=90, help="training seconds of a race")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what a race's second is")
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, metavar="SEED")
+    parser.add_argument("--pictures", type=int, default=N_PICTURES, help="how many to generate")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the race's numbers here")
+    parser.add_argument("--jsonl", type=Path, metavar="FILE", help="write the record here")
+    parser.add_argument("--one", choices=CONTESTANTS, help=argparse.SUPPRESS)  # a child's part
+    add_dataset(parser)
     chosen = parser.parse_args(arguments)
     if chosen.seconds <= 0:
         parser.error("--seconds must be above 0")
     if chosen.pictures < 1000:
         parser.error("--pictures must be at least 1000: the kernel distance takes so many")
-    if chosen.race:
-        table = race(
-            chosen.race, chosen.seconds, chosen.seeds, chosen.clock, chosen.dataset, chosen.pictures
-        )
-        if chosen.json:
-            files.write_whole(chosen.json, json.dumps(table, indent=1) + "\n")
-    elif chosen.ablation:
-        ablation(chosen.ablation, chosen.seconds, chosen.variants, chosen.seeds, chosen.dataset)
-    elif chosen.out:
-        contestant = chosen.peer or "ours"
-        write(chosen.out, contestant, chosen.seconds, chosen.seed, chosen.clock, chosen.pictures)
+    if (chosen.race is None) == (chosen.record is None):
+        parser.error("say what to do: --race FOLDER or --record FOLDER")
+    if chosen.one and chosen.race:
+        seed, seconds = chosen.seeds[0], chosen.seconds
+        train_for_seconds(chosen.race, chosen.one, seed, seconds, chosen.clock, chosen.pictures)
+    elif chosen.one:
+        marks = milestones(chosen.one)
+        train_to_milestones(chosen.record, chosen.one, chosen.seeds[0], marks, chosen.pictures)
+    elif chosen.race:
+        keep_race(chosen, chosen.contestants)
     else:
-        parser.error("say what to do: --out FILE, --race FOLDER or --ablation FILE")
+        keep_record(chosen, chosen.contestants)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
     python data/build_feature_net.py course
     python data/build_feature_net.py judge
+    python data/build_feature_net.py transformer
 
-The network is `aigc_utils.features.build_classifier`, as in lesson 07, but trained for 30 epochs
-and on all 20,000 pictures; each epoch moves every one by up to one pixel. The two nets differ in
-their seed alone. Each command writes ``models/feature_net/NAME.npz`` beside this script,
-or into --out, and its line in SHA256SUMS. It takes about two minutes on 2 cores. Another kind of
-processor adds in another order and so arrives at slightly different weights.
+The first two are `aigc_utils.features.build_classifier`, as in lesson 07, and differ in their seed
+alone; the third is `aigc_utils.features.build_transformer`. All are trained for 30 epochs on all
+20,000 pictures; each epoch moves every one by up to one pixel. Each command writes
+``models/feature_net/NAME.npz`` beside this script, or into --out, and its line in SHA256SUMS. It
+takes two to five minutes on 2 cores. Another kind of processor adds in another order and so arrives
+at slightly different weights.
 """
 
 import argparse
@@ -23,16 +25,21 @@ with session.quiet_stderr():
     import keras
     import tensorflow as tf
 
-SEEDS = {"course": 1, "judge": 2}
+NETS = {
+    "course": (features.build_classifier, 1),
+    "judge": (features.build_classifier, 2),
+    "transformer": (features.build_transformer, 3),
+}
 EPOCHS = 30
 BATCH = 128
 LEARNING_RATE = 2e-3
 
 
-def train(pictures: np.ndarray, labels: np.ndarray, seed: int, epochs: int) -> keras.Sequential:
-    """Train a fresh classifier; the learning rate falls to zero along a cosine."""
+def train(pictures: np.ndarray, labels: np.ndarray, name: str, epochs: int) -> keras.Model:
+    """Train a fresh net; the learning rate falls to zero along a cosine."""
+    build, seed = NETS[name]
     rng = session.start(seed)
-    model = features.build_classifier()
+    model = build()
     steps = epochs * -(-len(pictures) // BATCH)
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
     model.compile(
@@ -46,7 +53,7 @@ def train(pictures: np.ndarray, labels: np.ndarray, seed: int, epochs: int) -> k
     return model
 
 
-def packed(model: keras.Sequential) -> bytes:
+def packed(model: keras.Model) -> bytes:
     """Return the weights as an archive of float16 arrays, in the order of `get_weights`."""
     weights = model.get_weights()
     return pack_arrays({f"{i:02d}": w.astype(np.float16) for i, w in enumerate(weights)})
@@ -54,13 +61,13 @@ def packed(model: keras.Sequential) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=SEEDS)
+    parser.add_argument("name", choices=NETS)
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="fewer give another net")
     parser.add_argument("--out", type=Path, metavar="FOLDER", default=HERE)
     chosen = parser.parse_args()
     tf.config.experimental.enable_op_determinism()
     (images, labels), (test_images, test_labels) = data.load_fashion_mnist()
-    model = train(features.as_network_input(images), labels, SEEDS[chosen.name], chosen.epochs)
+    model = train(features.as_network_input(images), labels, chosen.name, chosen.epochs)
     raw = packed(model)
     name = f"models/feature_net/{chosen.name}.npz"
     file = chosen.out / name

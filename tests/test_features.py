@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aigc_utils import convolution, data, features, history
+from aigc_utils import convolution, data, features, history, session
+
+with session.quiet_stderr():
+    import keras
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("course", "judge")
+NAMES = ("course", "judge", "transformer")
+RIGHT = {"course": 0.91, "judge": 0.91, "transformer": 0.85}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,7 @@ def test_committed_net_knows_its_clothes(name, pictures):
     found = net(images[:501])  # more than go through the network at a time
     assert found.shape == (501, features.N_FEATURES)
     assert found.dtype == np.float64
-    assert (net.classify(images) == labels).mean() >= 0.91
+    assert (net.classify(images) == labels).mean() >= RIGHT[name]
     probabilities = net.probabilities(images[:100])
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
     np.testing.assert_array_equal(probabilities.argmax(axis=1), net.classify(images[:100]))
@@ -70,9 +74,25 @@ def test_the_network_reads_black_as_0_and_white_as_1():
     np.testing.assert_array_equal(read.ravel(), (pictures.ravel() / 255).astype(np.float32))
 
 
-def test_the_two_nets_differ():
-    weights = [features.load_feature_net(name).model.get_weights() for name in NAMES]
+def test_the_two_convolutional_nets_differ():
+    weights = [features.load_feature_net(name).model.get_weights() for name in NAMES[:2]]
     assert not any(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_the_transformer_sees_where_a_patch_is_and_each_patch_sees_the_others(pictures):
+    """Shuffled patches give other features; a change in one corner reaches every token."""
+    net = features.load_feature_net("transformer")
+    image = pictures[0][:1]
+    patches = image.reshape(1, 4, 7, 4, 7)
+    np.testing.assert_array_equal(net(patches[:, :].reshape(image.shape)), net(image))
+    assert np.abs(net(patches[:, ::-1].reshape(image.shape)) - net(image)).max() > 0.1
+    last = net.model.layers[-5].output  # the tokens after all blocks, normalised
+    assert last.shape[1:] == (16, 64)
+    changed = image.copy()
+    changed[0, :7, :7] = 255
+    tokens = keras.Model(net.model.inputs[0], last)
+    a, b = (tokens(features.as_network_input(x)).numpy()[0] for x in (image, changed))
+    assert (np.abs(a - b).max(axis=1) > 1e-4).all()
 
 
 @pytest.mark.parametrize(
