@@ -65,7 +65,7 @@ def test_rivals_train_for_seconds_and_are_scored(tmp_path):
         made = [run[net]["frechet"] for run in table["runs"]]
         known = {title: facts[net]["frechet"] for title, facts in table["yardsticks"].items()}
         assert known["training pictures"] < min(made) / 10
-        assert known["training pictures"] < known["the mean picture"] < known["black"]
+        assert known["training pictures"] < min(known["the mean picture"], known["black"]) / 100
 
 
 def test_a_record_looks_at_milestones_and_its_rows_name_them(benchmark, tmp_path, monkeypatch):
