@@ -172,6 +172,13 @@ def write(folder: Path, name: str, raw: bytes) -> None:
     print(f"{name}: {len(raw):,} bytes, {'as' if before == digest else 'not as'} in SHA256SUMS.")
 
 
+def out_folder(doc: str) -> Path:
+    """Return where a script that takes no other option writes: --out, or beside the script."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--out", type=Path, metavar="FOLDER", default=HERE)
+    return parser.parse_args().out
+
+
 def build(target: str, deb: Path | None, out: Path) -> str:
     """Build one file and its line in SHA256SUMS; return a sentence that says what happened."""
     name, package, make = TARGETS[target]

@@ -10,12 +10,11 @@ their lines in SHA256SUMS. It takes about ten minutes on one core. Another kind 
 another order and so arrives at another generator that is about as good.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
-from build import HERE, pack_arrays, write
+from build import out_folder, pack_arrays, write
 
 from aigc_utils import data, gan, gan_callbacks, session
 
@@ -26,9 +25,7 @@ SEED, EPOCHS, BATCH, SCORE_EVERY = 9, 40, 32, 4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, metavar="FOLDER", default=HERE)
-    chosen = parser.parse_args()
+    out = out_folder(__doc__)
     tf.config.experimental.enable_op_determinism()
     session.start(SEED)
     (images, _), _ = data.load_fashion_mnist()
@@ -38,7 +35,7 @@ def main() -> None:
     score = gan_callbacks.Score(images[held_out], n=2000, every=SCORE_EVERY)
     callbacks = [score, gan_callbacks.LinearDecay(0.5)]
     model.fit(images[~held_out], epochs=EPOCHS, batch_size=BATCH, callbacks=callbacks, verbose=2)
-    keep(model, chosen.out)
+    keep(model, out)
 
 
 def keep(model: gan.GAN, out: Path) -> None:

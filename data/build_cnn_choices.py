@@ -9,14 +9,12 @@ its choice, its seed, its learning rate and its validation accuracy. It takes ab
 one core. Another kind of processor adds in another order: expect other last digits.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from build import HERE, write
+from build import out_folder, write
 
 from aigc_utils import data, features, session
 
@@ -192,9 +190,7 @@ def by_nearest_mean(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, metavar="FOLDER", default=HERE)
-    chosen = parser.parse_args()
+    out = out_folder(__doc__)
     tf.config.experimental.enable_op_determinism()
     session.start()
     (images, labels), _ = data.load_fashion_mnist()
@@ -220,7 +216,7 @@ def main() -> None:
                 print(rows[-1], flush=True)
     settings = dict(n_train=N_TRAIN, n_validation=N_VALIDATION, epochs=EPOCHS, batch=BATCH)
     raw = "".join(json.dumps(row) + "\n" for row in [{"settings": settings}, *rows]).encode()
-    write(chosen.out, "runs/cnn_choices.jsonl", raw)
+    write(out, "runs/cnn_choices.jsonl", raw)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,12 @@ hour on one core. Another kind of processor adds in another order and so arrives
 that are about as good.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from build import HERE, pack_arrays, write
+from build import out_folder, pack_arrays, write
 
 from aigc_utils import colour, data, features, gan, gan_callbacks, history, scores, session
 
@@ -79,9 +78,7 @@ class Snapshots(keras.callbacks.Callback):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, metavar="FOLDER", default=HERE)
-    chosen = parser.parse_args()
+    out = out_folder(__doc__)
     tf.config.experimental.enable_op_determinism()
     session.start(SEED)
     (images, labels), _ = data.load_fashion_mnist()
@@ -104,10 +101,10 @@ def main() -> None:
                 means = {name: np.mean([row[name] for row in few]) for name in MEANS}
                 rounded = {name: round(float(mean), 4) for name, mean in means.items()}
                 run.log(step=few[-1]["step"], **rounded)
-        chosen.out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         frames = snapshots.frames | {"sample": model.generate(N_SAMPLE, seed=2)}
-        write(chosen.out, "runs/colour_gan.jsonl", log.read_bytes())
-        write(chosen.out, "runs/colour_gan_frames.npz", pack_arrays(frames))
+        write(out, "runs/colour_gan.jsonl", log.read_bytes())
+        write(out, "runs/colour_gan_frames.npz", pack_arrays(frames))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,10 @@ about three minutes on one core. Another kind of processor adds in another order
 otherwise there.
 """
 
-import argparse
 import json
-from pathlib import Path
 from typing import Any
 
-from build import HERE, write
+from build import out_folder, write
 
 from aigc_utils import ring, session
 
@@ -44,9 +42,7 @@ def play(rules: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, metavar="FOLDER", default=HERE)
-    chosen = parser.parse_args()
+    out = out_folder(__doc__)
     session.start()
     rows: list[dict[str, Any]] = [{"settings": {"games": GAMES, "rounds": 2000}}]
     for name, rules in GAMES.items():
@@ -54,7 +50,7 @@ def main() -> None:
             rows.append({"run": name, "seed": seed, **play(rules, seed)})
             print(rows[-1], flush=True)
     raw = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    write(chosen.out, "runs/ring_games.jsonl", raw)
+    write(out, "runs/ring_games.jsonl", raw)
 
 
 if __name__ == "__main__":

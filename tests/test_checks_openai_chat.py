@@ -1,6 +1,7 @@
 """Lesson 13: right answers of every style pass, wrong ones get the sentence that fits."""
 
 import asyncio
+import contextlib
 import functools
 import json
 import math
@@ -496,21 +497,31 @@ async def in_chunks(calls, limit, busy, attempts, wait):
     return answers
 
 
-async def sleeps_in_python(calls, limit, busy, attempts, wait):
-    async def one(call):
-        for attempt in range(attempts):
-            try:
-                async with gate:
-                    return await call()
-            except busy as error:
-                failure = error
-            except Exception as error:
-                return error
-            time.sleep(wait / 1000 * 2**attempt)
-        return failure
+def stubborn(gated=lambda attempt: True, pause=asyncio.sleep):
+    """An `ask_all` with a gate and retries that sleeps once too often, after the last attempt."""
 
-    gate = asyncio.Semaphore(limit)
-    return await asyncio.gather(*map(one, calls))
+    async def ask_all(calls, limit, busy, attempts, wait):
+        gate = asyncio.Semaphore(limit)
+
+        async def one(call):
+            for attempt in range(attempts):
+                try:
+                    async with gate if gated(attempt) else contextlib.nullcontext():
+                        return await call()
+                except busy as error:
+                    failure = error
+                except Exception as error:
+                    return error
+                await pause(wait * 2**attempt)
+            return failure
+
+        return await asyncio.gather(*map(one, calls))
+
+    return ask_all
+
+
+async def sleep_in_python(seconds):
+    time.sleep(seconds / 1000)
 
 
 async def gate_never_opens(calls, limit, busy, attempts, wait):
@@ -536,27 +547,6 @@ async def as_text(calls, limit, busy, attempts, wait):
 async def without_failures(calls, limit, busy, attempts, wait):
     answers = await solution("ask_all")(calls, limit, busy, attempts, wait)
     return [answer for answer in answers if isinstance(answer, str)]
-
-
-async def free_second_try(calls, limit, busy, attempts, wait):
-    """Only the first try passes the gate."""
-    gate = asyncio.Semaphore(limit)
-
-    async def one(call):
-        for attempt in range(attempts):
-            try:
-                if attempt:
-                    return await call()
-                async with gate:
-                    return await call()
-            except busy as error:
-                failure = error
-            except Exception as error:
-                return error
-            await asyncio.sleep(wait * 2**attempt)
-        return failure
-
-    return await asyncio.gather(*map(one, calls))
 
 
 async def in_waves(calls, limit, busy, attempts, wait):
@@ -590,24 +580,6 @@ async def one_pause_for_all(calls, limit, busy, attempts, wait):
                 return error
             mine, pause = pause, 2 * pause
             await asyncio.sleep(mine)
-
-    return await asyncio.gather(*map(one, calls))
-
-
-async def pauses_at_the_end(calls, limit, busy, attempts, wait):
-    gate = asyncio.Semaphore(limit)
-
-    async def one(call):
-        for attempt in range(attempts):
-            try:
-                async with gate:
-                    return await call()
-            except busy as error:
-                failure = error
-            except Exception as error:
-                return error
-            await asyncio.sleep(wait * 2**attempt)
-        return failure
 
     return await asyncio.gather(*map(one, calls))
 
@@ -834,16 +806,16 @@ WRONG = {
         (asker(only=False), "Only `busy`"),
         (one_after_another, "one after another"),
         (in_chunks, "the next must start at once"),
-        (sleeps_in_python, "await asyncio.sleep"),
+        (stubborn(pause=sleep_in_python), "await asyncio.sleep"),
         (gate_never_opens, "a gate that is never opened again"),
         (spins, "still running after"),
         (as_text, "its exception must stand in the list"),
         (without_failures, "one entry for each of 6 calls"),
-        (free_second_try, "the gate holds for another try"),
+        (stubborn(gated=lambda attempt: attempt == 0), "the gate holds for another try"),
         (not_async, "must stay an `async def`"),
         (in_waves, "The pauses must double"),
         (one_pause_for_all, "The pauses must double"),
-        (pauses_at_the_end, "after the last attempt"),
+        (stubborn(), "after the last attempt"),
         (empties, "changes its input `calls`"),
         (forgets_await, "put `await` before it"),
         (stops_at_once, "`ask_all(calls, 3,"),
