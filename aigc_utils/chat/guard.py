@@ -13,6 +13,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
@@ -82,12 +83,49 @@ class _Completion(_Sampled):
     suffix: str | None = None
 
 
+def _none_of(reason: str) -> AfterValidator:
+    """Refuse whatever asks for something; empty, false and null ask for nothing."""
+
+    def check(value: Any) -> Any:
+        if value:
+            raise PydanticCustomError("unsupported", "{reason}", {"reason": reason})
+        return value
+
+    return AfterValidator(check)
+
+
+_Kept = Annotated[
+    str | bool | dict[str, Any] | None,
+    _none_of("this server keeps no answers, so send the whole conversation as input"),
+]
+_Tools = Annotated[
+    list[dict[str, Any]] | None,
+    _none_of("this server's model was not taught to call functions, so ask it without"),
+]
+
+
+class _Format(BaseModel):
+    type: Literal["text"]
+
+
+class _Text(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    format: _Format | None = None
+
+
 class _Response(_Body):
     input: Annotated[str | list[dict[str, Any]], Field(min_length=1)]
     instructions: str | None = None
     max_output_tokens: _Count | None = None
     parallel_tool_calls: bool | None = None
-    tools: list[dict[str, Any]] | None = None
+    # What a client would rely on is refused, not passed over.
+    previous_response_id: _Kept = None
+    conversation: _Kept = None
+    background: _Kept = None
+    store: _Kept = None
+    tools: _Tools = None
+    text: _Text | None = None
 
 
 _POSTS: dict[str, type[_Body]] = {

@@ -306,15 +306,13 @@ def _application(port: int, token: str) -> Guard:
     """Put together what the command puts together, but for the guard and the turns."""
     from jinja2 import TemplateError
     from starlette.exceptions import HTTPException
-    from transformers.cli.serving.chat_completion import ChatCompletionHandler
     from transformers.cli.serving.completion import CompletionHandler
     from transformers.cli.serving.model_manager import ModelManager
-    from transformers.cli.serving.response import ResponseHandler
     from transformers.cli.serving.server import build_server
     from transformers.cli.serving.utils import GenerationState
     from transformers.utils import logging
 
-    from aigc_utils.chat import guard, turns
+    from aigc_utils.chat import guard, replies, turns
 
     logging.set_verbosity_error()
     models = ModelManager(force_model=smollm2.NAME)
@@ -329,9 +327,9 @@ def _application(port: int, token: str) -> Guard:
     state = State()
     app = build_server(
         models,
-        ChatCompletionHandler(models, state),
+        replies.Completions(models, state),
         CompletionHandler(models, state),
-        ResponseHandler(models, state),
+        replies.Responses(models, state),
         systemone_handler=None,  # type: ignore[arg-type]  # the guard leads nobody to these two
         transcription_handler=None,  # type: ignore[arg-type]
         generation_state=state,

@@ -18,7 +18,10 @@ from contextvars import ContextVar, copy_context
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from transformers import DynamicCache
 from transformers.cli.serving.utils import DirectStreamer, GenerateManager
+
+from aigc_utils.chat.prefixes import Prefixes
 
 SLICE = 1.0
 """Seconds that a request may compute while another one waits."""
@@ -49,7 +52,10 @@ class Job:
         self.gone = False
         self.slices = 0  # used up so far
         self.until = 0.0  # the end of the present one, by time.monotonic
+        self.prompt: list[int] = []
+        self.past: DynamicCache | None = None  # what the model made of it, in the end
         self.tokens = 0  # of the prompt and the longest answer
+        self.cached = 0  # tokens of the prompt that were read before
 
 
 class Gone(Exception):
@@ -126,6 +132,7 @@ class TakingTurns(GenerateManager):
     def __init__(self, line: Line, model: Any) -> None:
         # Not the parent's: it would start the one thread that computes everything to its end.
         self._line = line
+        self._prefixes = Prefixes()
         self._pool = ThreadPoolExecutor(WAITING, "answer")
         for layer in model.base_model.layers:
             layer.register_forward_pre_hook(lambda *_: line.step(current.get()))
@@ -177,6 +184,9 @@ class TakingTurns(GenerateManager):
         if sum(one.tokens for one in self._line.inside) > ROOM:
             job.tokens = 0
             raise Refused(429, "The server holds too many long requests at once.", "server_busy")
+        job.prompt = inputs["input_ids"][0].tolist()
+        job.past, job.cached = self._prefixes.take(job.prompt)
+        inputs["past_key_values"] = job.past
 
     def submit(self, fn: Callable, *args: Any, **kwargs: Any) -> Future:
         """Compute in turn; the result is None when the client has gone meanwhile."""
@@ -190,6 +200,9 @@ class TakingTurns(GenerateManager):
         job = current.get()
         try:
             with self._line.turn(job):
-                return fn(*args, **kwargs)
+                found = fn(*args, **kwargs)
+            if job.past is not None:
+                self._prefixes.keep(job.prompt, job.past)
+            return found
         except Gone:  # an exception that is kept would keep the whole computation in memory
             return None
