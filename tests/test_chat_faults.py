@@ -73,7 +73,7 @@ TABLE: dict[str, tuple[str, str | None]] = {
         None,
     ),
 }
-ANSWERS = {"echo", "length", "429-once", "500-once", "leak-answer"}
+ANSWERS = {"echo", "tools", "length", "429-once", "500-once", "leak-answer"}
 
 
 @pytest.fixture(scope="module")
@@ -953,7 +953,10 @@ def test_every_fault_is_played_without_streaming_too(server: faults.FaultyServer
     """Lesson 13 shows them through the bare SDK."""
     client, _ = chat.connect(Provider(server.base_url, "echo"), timeout=0.4, max_retries=0)
     message = {"role": "user", "content": "one two three four"}
-    sound = {"filter", "refusal", "length", "echo", "leak-answer", "error"} | {"fields", "types"}
+    sound = {"filter", "refusal", "length", "echo", "tools", "leak-answer", "error"} | {
+        "fields",
+        "types",
+    }
     for fault in faults.FAULTS:
         try:
             answer = client.chat.completions.create(model=fault, messages=[message])  # type: ignore

@@ -1,9 +1,10 @@
 """A local server that fails on purpose (lesson 13, and the tests of ``aigc_utils.chat``).
 
-It speaks the chat-completions protocol on a loopback port. The *model name* of a request picks
-what happens: ``echo`` answers with the last user message, ``401`` refuses the key, ``cut`` breaks
-the connection in the middle of the answer, and so on: ``FAULTS`` lists them all. Nothing is
-imitated inside the client: it meets real HTTP, as it would far away.
+It speaks Responses and chat completions on a loopback port. The *model name* of a request picks
+what happens: ``echo`` answers with the last message, ``tools`` calls functions as its script says,
+``401`` refuses the key, ``cut`` breaks the connection in the middle of the answer, and so on:
+``FAULTS`` lists them all. Nothing is imitated inside the client: it meets real HTTP, as it would
+far away.
 """
 
 import contextlib
@@ -11,10 +12,20 @@ import json
 import re
 import socketserver
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Literal
+
+from aigc_utils.chat.forms import Asked, Call, Completions, Responses, Said, event
+
+Step = str | list[Call]
+"""What model ``tools`` does at once: some calls, or a text that may hold ``{results}``."""
+
+SCRIPT: tuple[Step, ...] = (
+    [("multiply", '{"a": 127, "b": 49}')],
+    "The result is {results}.",
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,8 @@ class Fault:
     # An answer
     says: str = "{asked}"
     share: float = 1.0  # of the words; what comes is half an answer, or none
-    delta: dict[str, str] = field(default_factory=dict)  # said besides
+    refusal: str = ""
+    calls: bool = False  # functions, as the server's script says, when the request offers some
     finish: str | None = "stop"  # finish_reason; None: the stream has none
 
     # The answer on its way
@@ -44,10 +56,6 @@ class Fault:
     event: bytes | None = None  # sent after the words, before the end
     ending: Literal["whole", "polite", "cut", "stall"] = "whole"
     whole: Callable[[bytes], bytes] = bytes  # what becomes of an answer that is not streamed
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(data)}\n\n".encode()
 
 
 def _replace(**fields: Any) -> Callable[[bytes], bytes]:
@@ -123,16 +131,17 @@ _FAULTS = {
     "refusal": Fault(
         "the model declines: a refusal and no content",
         share=0,
-        delta={"refusal": "I cannot help with that."},
+        refusal="I cannot help with that.",
     ),
     "length": Fault(
         "finish_reason length: max_completion_tokens was reached",
         finish="length",
     ),
+    "tools": Fault("calls the functions of its script, one step a request", calls=True),
     "error": Fault(
         "an error object in the middle of the stream",
         breaks=True,
-        event=_event({"error": {"message": "The server lost its mind.", "code": "overloaded"}}),
+        event=event({"error": {"message": "The server lost its mind.", "code": "overloaded"}}),
         finish=None,
     ),
     "json": Fault(
@@ -144,16 +153,16 @@ _FAULTS = {
     "fields": Fault(
         "valid JSON without the fields of an answer",
         share=0,
-        event=_event({"answer": "Yes."}),
+        event=event({"answer": "Yes."}),
         finish=None,
         whole=lambda _: b'{"answer": "Yes."}',
     ),
     "types": Fault(
         "the right fields with the wrong types",
         share=0,
-        event=_event({"choices": [{"delta": {"content": 7}, "finish_reason": ["stop"]}]}),
+        event=event({"choices": [{"delta": {"content": 7}, "finish_reason": ["stop"]}]}),
         finish=None,
-        whole=_replace(choices=[{"message": 7, "finish_reason": ["stop"]}]),
+        whole=_replace(choices=[{"message": 7, "finish_reason": ["stop"]}], output=7),
     ),
     "utf8": Fault(
         "bytes that are not UTF-8",
@@ -161,7 +170,7 @@ _FAULTS = {
         finish=None,
         whole=lambda raw: raw.replace(b'"faults"', b'"\xff\xfe"'),
     ),
-    "empty": Fault("no choices", share=0, finish=None, whole=_replace(choices=[])),
+    "empty": Fault("no choices", share=0, finish=None, whole=_replace(choices=[], output=[])),
     "nothing": Fault("an empty body", page=("text/event-stream", b"")),
     "html": Fault(
         "a web page with status 200, as a captive portal sends",
@@ -184,11 +193,12 @@ class FaultyServer:
     """A running server: ``base_url`` for the client, and what it has seen.
 
     ``served`` counts requests, ``peak`` is the most that were in work at once, ``last`` is the
-    body of the last one.
+    body of the last one. ``script`` is what model ``tools`` does; its last step is repeated.
     """
 
     def __init__(self, delay: float, parallel: int, limit: int | None) -> None:
         self.delay, self.limit = delay, limit
+        self.script: Sequence[Step] = SCRIPT
         self.served = self.peak = 0
         self.last: dict[str, Any] = {}
         self.stopping = threading.Event()
@@ -276,12 +286,12 @@ class _Handler(BaseHTTPRequestHandler):
         with owner.working() as welcome:
             if not welcome:
                 self._refuse(_FAULTS["429-once"])
-            elif not self.path.endswith("/chat/completions"):
-                self._refuse(_FAULTS["404"])
+            elif form := next((f for end, f in _FORMS.items() if self.path.endswith(end)), None):
+                self._play(str(body.get("model")), body, form(body))
             else:
-                self._play(str(body.get("model")), body)
+                self._refuse(_FAULTS["404"])
 
-    def _play(self, name: str, body: dict[str, Any]) -> None:
+    def _play(self, name: str, body: dict[str, Any], form: Completions | Responses) -> None:
         owner, fault = self.server.owner, _FAULTS.get(name, _FAULTS["404"])
         first = name not in owner.played
         owner.played.add(name)
@@ -291,75 +301,90 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(fault)
         elif fault.page:
             self._whole(200, *fault.page)
+        elif kept := body.get("previous_response_id"):
+            message = f"Previous response with id '{kept}' not found."
+            self._error(400, message, "previous_response_not_found")
         else:
-            self._answer(fault, body)
+            self._answer(fault, body, form)
 
     def _wait(self) -> None:
         """Send nothing (more) until the server stops, or nobody can be waiting any longer."""
         self.server.owner.stopping.wait(120)
         self.close_connection = True
 
-    def _fill(self, text: str, asked: str = "") -> str:
-        """Put the key and the question into a text, which may hold braces itself."""
-        known = {"{key}": str(self.headers["Authorization"]), "{asked}": asked}
-        return re.sub(r"\{key\}|\{asked\}", lambda found: known[found[0]], text)
+    def _fill(self, text: str, asked: Asked | None = None) -> str:
+        """Put the key, the question and the results into a text, which may hold braces itself."""
+        known = {"{key}": str(self.headers["Authorization"])}
+        if asked:
+            known |= {"{asked}": asked.last, "{results}": ", ".join(asked.results.values())}
+        return re.sub("|".join(map(re.escape, known)), lambda found: known[found[0]], text)
 
     def _refuse(self, fault: Fault) -> None:
         assert fault.refuses
         status, message, code = fault.refuses
-        error = {"message": self._fill(message), "type": "error", "code": code}
-        self._json(status, {"error": error}, fault.retry_after)
+        self._error(status, self._fill(message), code, fault.retry_after)
 
-    def _answer(self, fault: Fault, body: dict[str, Any]) -> None:
-        text = self._fill(fault.says, str(body["messages"][-1]["content"]))
-        pieces = re.findall(r"\s*\S+|\s+$", text)
-        if "max_completion_tokens" in body:
-            pieces = pieces[: body["max_completion_tokens"]]
-        asked = sum(len(str(message["content"]).split()) for message in body["messages"])
-        usage = {
-            "prompt_tokens": asked,
-            "completion_tokens": len(pieces),
-            "total_tokens": asked + len(pieces),
-        }
-        pieces = _first(pieces, fault.share)
+    def _error(self, status: int, message: str, code: str | None, wait: str | None = None) -> None:
+        error = {"message": message, "type": "error", "param": None, "code": code}
+        self._json(status, {"error": error}, wait)
+
+    def _answer(self, fault: Fault, body: dict[str, Any], form: Completions | Responses) -> None:
+        asked = form.asked()
+        if open_calls := [key for key in asked.called if key not in asked.results]:
+            self._error(400, f"No tool output found for function call {open_calls[0]}.", None)
+            return
+        if strangers := [key for key in asked.results if key not in asked.called]:
+            self._error(400, f"No tool call found for function call output {strangers[0]}.", None)
+            return
+        said = self._say(fault, asked, body, form.cap)
         if body.get("stream"):
-            self._stream(fault, pieces, usage)
+            self._stream(fault, form, said)
         else:
-            self._at_once(fault, pieces, {"model": body["model"], "usage": usage})
+            self._at_once(fault, form.whole(said))
 
-    def _at_once(self, fault: Fault, pieces: list[str], about: dict[str, Any]) -> None:
-        message = {"role": "assistant", "content": "".join(pieces), "refusal": None, **fault.delta}
-        choice = {"index": 0, "message": message, "finish_reason": fault.finish or "stop"}
-        answer = {"id": "faults", "object": "chat.completion", "created": 0, "choices": [choice]}
-        raw = json.dumps(answer | about).encode()
+    def _say(self, fault: Fault, asked: Asked, body: dict[str, Any], cap: str) -> Said:
+        made = len(asked.called)
+        step: Step = fault.says
+        if fault.calls and body.get("tools"):
+            step = _next_step(self.server.owner.script, made)
+        if isinstance(step, list):
+            calls = [(f"call_{made + number}", call) for number, call in enumerate(step)]
+            return Said([], calls, "", "tool_calls", asked.words)
+        words = re.findall(r"\s*\S+|\s+$", self._fill(step, asked))
+        most = body.get(cap) or len(words)
+        finish = "length" if fault.finish and len(words) > most else fault.finish
+        return Said(_first(words[:most], fault.share), [], fault.refusal, finish, asked.words)
+
+    def _at_once(self, fault: Fault, answer: dict[str, Any]) -> None:
+        raw = json.dumps(answer).encode()
         if fault.ending == "whole":
             self._whole(200, "application/json", fault.whole(raw))
         else:
             self._whole(200, "application/json", raw[:-9], promised=len(raw))
 
-    def _stream(self, fault: Fault, pieces: list[str], usage: dict[str, int]) -> None:
+    def _stream(self, fault: Fault, form: Completions | Responses, said: Said) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        self._chunk(_piece({"role": "assistant", "content": ""}))
-        for piece in _first(pieces, 0.5 if fault.breaks else 1):
-            self._chunk(_piece({"content": piece}))
+        for part in form.begin(said):
+            self._chunk(part)
+        for word in _first(said.words, 0.5 if fault.breaks else 1):
+            self._chunk(form.word(word))
         if fault.ending == "cut":
             self.close_connection = True
             return
         if fault.ending == "stall":
             self._wait()
             return
-        if fault.delta:
-            self._chunk(_piece(fault.delta))
         if fault.event:
             self._chunk(fault.event)
         if fault.finish:
-            self._chunk(_piece({}, fault.finish))
+            for part in form.end(said):
+                self._chunk(part)
         if fault.ending == "whole":
-            ended = {"object": "chat.completion.chunk", "choices": [], "usage": usage}
-            self._chunk(_event(ended) + b"data: [DONE]\n\n")
+            for part in form.close(said):
+                self._chunk(part)
         self._chunk(b"")
 
     def _chunk(self, raw: bytes) -> None:
@@ -393,8 +418,17 @@ def _first(pieces: list[str], share: float) -> list[str]:
     return pieces[: max(1, int(len(pieces) * share))] if share else []
 
 
-def _piece(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    return _event(
-        {"id": "faults", "object": "chat.completion.chunk", "created": 0, "choices": [choice]}
-    )
+def _next_step(script: Sequence[Step], made: int) -> Step:
+    """Return what a script does after so many calls: a model decides by what it reads."""
+    before = 0
+    for step in script:
+        if isinstance(step, str) or before >= made:
+            return step
+        before += len(step)
+    return script[-1]
+
+
+_FORMS: dict[str, type[Completions | Responses]] = {
+    "/chat/completions": Completions,
+    "/responses": Responses,
+}
