@@ -102,7 +102,7 @@ def test_calls_go_out_and_their_results_come_back(
     server: faults.FaultyServer, client: openai.OpenAI
 ) -> None:
     pair = [("f", "{}"), ("g", '{"a": 1}')]
-    server.script = [pair, [("h", "{}")], "All told: {results}."]
+    server.script = [pair, [("h", "{}")], "All told: {results}; {result}."]
     items: list = [{"role": "user", "content": WORDS}]
     called = []
     for _ in range(5):
@@ -110,14 +110,19 @@ def test_calls_go_out_and_their_results_come_back(
         items += found.output
         calls = [item for item in found.output if item.type == "function_call"]
         called.append([(call.name, call.arguments) for call in calls])
+        mark = f"r{len(called)}"
         items += [
-            {"type": "function_call_output", "call_id": call.call_id, "output": f"r{number}"}
+            {
+                "type": "function_call_output",
+                "call_id": call.call_id,
+                "output": f"{mark}{number}",
+            }
             for number, call in enumerate(calls)
         ]
         if not calls:
             break
     assert called == [pair, [("h", "{}")], []]
-    assert found.output_text == "All told: r0, r1, r0."
+    assert found.output_text == "All told: r10, r11, r20; r20."
 
 
 def test_a_script_that_ends_with_a_call_never_ends(

@@ -20,11 +20,12 @@ from typing import Any, Literal
 from aigc_utils.chat.forms import Asked, Call, Completions, Responses, Said, event
 
 Step = str | list[Call]
-"""What model ``tools`` does at once: some calls, or a text that may hold ``{results}``."""
+"""What model ``tools`` does at once: some calls, or a text; ``{results}`` in it become those of the
+calls so far, ``{result}`` the last."""
 
 SCRIPT: tuple[Step, ...] = (
     [("multiply", '{"a": 127, "b": 49}')],
-    "The result is {results}.",
+    "The result is {result}.",
 )
 
 
@@ -316,7 +317,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Put the key, the question and the results into a text, which may hold braces itself."""
         known = {"{key}": str(self.headers["Authorization"])}
         if asked:
-            known |= {"{asked}": asked.last, "{results}": ", ".join(asked.results.values())}
+            results = list(asked.results.values())
+            known |= {"{asked}": asked.last, "{results}": ", ".join(results)}
+            known["{result}"] = results[-1] if results else ""
         return re.sub("|".join(map(re.escape, known)), lambda found: known[found[0]], text)
 
     def _refuse(self, fault: Fault) -> None:
