@@ -36,7 +36,10 @@ DEFERRED = {
     "models": ("gpt huggingface", "only a learner's own run needs PyTorch and the conversion"),
     "chat.transcript": ("decoding huggingface", "only GPT-2 computes in this process"),
     "chat.providers": ("chat.server", "`python -m aigc_utils.chat.server` imports it otherwise"),
-    "chat.server": ("chat.guard chat.turns", "only the process that serves needs transformers"),
+    "chat.server": (
+        "chat.guard chat.replies chat.turns",
+        "only the process that serves needs transformers",
+    ),
 }
 
 # What takes long to import, and which modules load it, by themselves or through others.
@@ -45,7 +48,7 @@ HEAVY = {
     "checks.hyperparameters",
     "keras": "features ring colour gan gan_callbacks",
     "tensorflow": "ring gan gan_callbacks",
-    "transformers": "huggingface chat.turns chat.guard",
+    "transformers": "huggingface chat.prefixes chat.turns chat.replies chat.guard",
     "matplotlib": "plots curves ring lab mup study checks.hyperparameters",
     "optuna": "study",
     "openai": "chat.* checks.openai_chat",

@@ -1,4 +1,4 @@
-"""A question and its answer in the two forms that OpenAI's interface has (for ``chat.faults``).
+"""A question and its answer in the two forms of OpenAI's interface (lesson 13, ``chat.faults``).
 
 ``Completions`` and ``Responses`` each read a request's body and write the same `Said` their way,
 whole or as the events of a stream, with the fields that the SDK's types promise.

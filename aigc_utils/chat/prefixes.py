@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
 from transformers import DynamicCache
+
+if TYPE_CHECKING:
+    import torch
 
 LEAST = 128
 """Shorter beginnings are read again: the copy would hardly be worth it."""
@@ -21,14 +24,14 @@ STEP = 64
 ROOM = 8_192
 """Tokens that are kept: 190 MB of keys and values. The prompt used least recently goes first."""
 
-_Layers = list[tuple[torch.Tensor, torch.Tensor]]
-
 
 class Prefixes:
     """Prompts and what each layer made of them; ``take`` and ``keep`` may come from any thread."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, ...], _Layers] = {}  # the most recently used comes last
+        self._known: dict[
+            tuple[int, ...], list[tuple[torch.Tensor, torch.Tensor]]
+        ] = {}  # the most recently used comes last
         self._lock = threading.Lock()
 
     def take(self, prompt: Sequence[int]) -> tuple[DynamicCache, int]:
