@@ -137,6 +137,22 @@ def test_what_is_judged_is_where_the_run_ends(who, tmp_path, monkeypatch):
     assert met[2] == 3  # validated at the end alone, so no weights are chosen
 
 
+def test_a_finished_run_is_kept_and_not_taken_for_another(tmp_path, monkeypatch):
+    started = []
+
+    def start(command, **options):
+        started.append(json.loads(command[-1]))
+        out = json.dumps({**started[-1], "number": len(started)})
+        return subprocess.CompletedProcess(command, 0, f"a line before\n{out}\n", "")
+
+    monkeypatch.setattr(text.subprocess, "run", start)
+    job = {"who": "ours", "text": None, "seed": 1, "model": {}, "run": {}}
+    jobs = [{**job, "test": True}, job, {**job, "seed": 2}, {**job, "model": {"d_model": 2}}]
+    for _ in range(2):
+        found = [text.measure(job, tmp_path / "runs.jsonl")["number"] for job in jobs]
+        assert found == [1, 2, 3, 4] and len(started) == 4
+
+
 def test_the_ablation_never_opens_the_last_tenth(monkeypatch, tmp_path, capsys):
     jobs = []
 
