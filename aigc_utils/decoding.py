@@ -22,6 +22,7 @@ from typing import Any, TypedDict, Unpack, overload
 import torch
 from torch import Tensor, nn
 
+from aigc_utils import step
 from aigc_utils.gpt import GPT, KVCache, check_ids
 
 Ids = Tensor | Sequence[int] | Sequence[Sequence[int]]
@@ -279,11 +280,12 @@ def _steps(
     text[:, :end] = prompt
     cache = _cache(model, end + max_new_tokens - 1, len(prompt))  # the last one is never read
     read = 0  # where the cache ends in `text`
+    logits_of = _reader(model)
     while end < text.shape[1]:
         if cache.used + end - read > context:
             cache.used, read = 0, end - max(1, context // 2)
         with torch.inference_mode():
-            chosen = choose(_read(model, text[:, read:end], cache)[:, -1], text[:, :end])
+            chosen = choose(logits_of(text[:, read:end], cache)[:, -1], text[:, :end])
             text[:, end] = chosen
         read, end = end, end + 1
         yield chosen.tolist()
@@ -294,8 +296,27 @@ def _cache(model: GPT, length: int, batch: int = 1) -> KVCache:
     return KVCache(model.config, batch, length, model.embedding.weight.dtype, model.device)
 
 
-def _read(model: GPT, ids: Tensor, cache: KVCache | None = None) -> Tensor:
-    """Return the logits of `model` without dropout; it is left in the mode in which it was.
+def _reader(model: GPT) -> Callable[..., Tensor]:
+    """Return how `model` reads: from ids (B, T), and a cache to go on from, to logits (B, T, V)."""
+    fast = step.takes(model)
+
+    def read(ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        if fast and cache is not None and ids.shape[1] == 1 and cache.used < model.config.context:
+            logits = step.forward(model, ids, cache)
+        else:
+            logits = _without_dropout(model, ids, cache)
+        if not logits.isfinite().all():
+            raise ValueError(
+                "The model's logits are not all finite numbers: its weights are damaged or its "
+                "training diverged. Load the last good checkpoint."
+            )
+        return logits
+
+    return read
+
+
+def _without_dropout(model: GPT, ids: Tensor, cache: KVCache | None) -> Tensor:
+    """Call `model` in evaluation mode, and leave it in the mode in which it was.
 
     Each call restores the mode for itself: whoever takes tokens from a stream may train in between,
     or never come back.
@@ -304,16 +325,10 @@ def _read(model: GPT, ids: Tensor, cache: KVCache | None = None) -> Tensor:
     try:
         for module in training:
             module.training = False
-        logits = model(ids, cache)
+        return model(ids, cache)
     finally:
         for module in training:
             module.training = True
-    if not logits.isfinite().all():
-        raise ValueError(
-            "The model's logits are not all finite numbers: its weights are damaged or its "
-            "training diverged. Load the last good checkpoint."
-        )
-    return logits
 
 
 @torch.inference_mode()
@@ -344,10 +359,11 @@ def beam_search(
     prompt = _one_prompt(model, ids, max_new_tokens)
     ends = torch.tensor(sorted(_stop_ids(stop)), dtype=torch.int64, device=prompt.device)
     cache = _cache(model, len(prompt) + max_new_tokens)
+    logits_of = _reader(model)
     rows, scores = prompt[None], torch.zeros(1, device=prompt.device)
     found: list[tuple[float, list[int], float]] = []  # worth, new ids, log-probability
     for length in range(1, max_new_tokens + 1):
-        logits = _read(model, rows[:, cache.used :], cache)[:, -1].float()
+        logits = logits_of(rows[:, cache.used :], cache)[:, -1].float()
         candidates = (scores[:, None] + logits.log_softmax(dim=-1)).flatten()  # (beams · V,)
         # So many that `beams` of them go on, whatever ends.
         scores, best = candidates.topk(min(beams * (1 + len(ends)), len(candidates)))
@@ -401,10 +417,14 @@ def speculative(
     length = len(prompt) + max_new_tokens
     cache, draft_cache = _cache(model, length), _cache(draft, length)
 
+    logits_of = {net: _reader(net) for net in (model, draft)}
+
     def read(net: GPT, cache: KVCache, last: int) -> Tensor:
         """Let `net` read what it has not read yet; probabilities (last, V) at its last rows."""
         unread = torch.tensor([text[cache.used :]], device=net.device)
-        return probabilities(_read(net, unread, cache)[0, -last:], temperature=temperature).cpu()
+        return probabilities(
+            logits_of[net](unread, cache)[0, -last:], temperature=temperature
+        ).cpu()
 
     text, asked = prompt.tolist(), 0
     while len(text) < length:
@@ -483,10 +503,11 @@ def surprise(model: GPT, ids: Ids) -> tuple[Tensor, Tensor]:
         raise ValueError("surprise needs one text of at least two tokens.")
     context = model.config.context
     step = max(1, context // 2)
+    logits_of = _reader(model)
     surprises, entropies = [], []
     for begin in range(0, max(1, len(text) - 1 - (context - step)), step):
         window = text[begin : begin + context + 1]
-        log_probs = _read(model, window[None, :-1])[0].float().log_softmax(dim=-1)
+        log_probs = logits_of(window[None, :-1])[0].float().log_softmax(dim=-1)
         fresh = slice(context - step if begin else 0, None)  # what no window has scored before
         surprises.append(-log_probs.gather(-1, window[1:, None])[fresh, 0])
         entropies.append(-(log_probs.exp() * log_probs).sum(dim=-1)[fresh])

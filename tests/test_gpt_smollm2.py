@@ -1,9 +1,11 @@
 """Our decoder runs a published assistant: SmolLM2-135M-Instruct, 30 layers, real weights."""
 
+import copy
+
 import pytest
 import torch
 
-from aigc_utils import data, decoding, models, smollm2
+from aigc_utils import data, decoding, models, smollm2, step
 from aigc_utils.gpt import KVCache
 from aigc_utils.huggingface import from_huggingface
 
@@ -61,6 +63,23 @@ def test_the_cache_gives_the_same_logits_token_by_token(chat, ours):
     steps = torch.cat([ours(ids[:, t : t + 1], cache) for t in range(ids.shape[1])], dim=1)
     whole = chat.model(ids).logits
     assert (whole - steps).abs().max() < 1e-4 * whole.abs().max()
+
+
+@torch.inference_mode()
+def test_the_fast_step_keeps_to_transformers_in_every_precision(chat, ours):
+    """float32 to 1e-4; bfloat16 as near to float32 as theirs is, int8 at most 2.5 times as far."""
+    ids = torch.tensor([prompt(chat)])
+    right = chat.model(ids).logits[0]
+    theirs = copy.deepcopy(chat.model).bfloat16()(ids).logits[0].float()
+    bound = (theirs - right).square().mean().sqrt() / right.abs().max()
+    models_of = {"float32": ours, "int8": decoding.to_int8(ours)}
+    models_of["bfloat16"] = copy.deepcopy(ours).bfloat16()
+    for name, tolerance in {"float32": 1e-5, "bfloat16": 1.5 * bound, "int8": 2.5 * bound}.items():
+        model = models_of[name]
+        cache = KVCache(model.config, length=ids.shape[1], dtype=model.embedding.weight.dtype)
+        steps = torch.cat([step.forward(model, token, cache)[0] for token in ids.split(1, dim=1)])
+        far = (steps.float() - right).square().mean().sqrt() / right.abs().max()
+        assert 0 < far < tolerance, (name, far, bound)
 
 
 def test_our_generate_answers_and_writes_what_theirs_does(chat, ours):

@@ -21,7 +21,7 @@ SOURCES = {
 # The floors of the house, from below, and on which others each stands. A new module is named here.
 FLOORS = {
     "ground": ("__init__ files session data history plots curves progress", ""),
-    "text": ("attention tokenizer ngram gpt huggingface decoding training", "ground"),
+    "text": ("attention tokenizer ngram gpt huggingface step decoding training", "ground"),
     "pictures": ("convolution features scores ring colour gan gan_callbacks gan_files", "ground"),
     "models": ("models smollm2", "ground text"),
     "chat": ("chat.*", "ground text models"),
@@ -44,7 +44,7 @@ DEFERRED = {
 
 # What takes long to import, and which modules load it, by themselves or through others.
 HEAVY = {
-    "torch": "gpt huggingface decoding training lab mup study checks.gpt checks.decoding "
+    "torch": "gpt huggingface step decoding training lab mup study checks.gpt checks.decoding "
     "checks.hyperparameters",
     "keras": "features ring colour gan gan_callbacks",
     "tensorflow": "ring gan gan_callbacks",
