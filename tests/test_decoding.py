@@ -554,6 +554,43 @@ def test_surprise_scores_each_token_once_with_enough_context(length, seed):
             assert (torch.stack(last) - surprises[-1]).abs().min() < 1e-4
 
 
+# Guesses by look-up
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("match", "lookahead"), [(1, 1), (1, 5), (2, 3), (3, 8)])
+def test_lookup_writes_what_greedy_does_and_asks_less(family, match, lookahead):
+    model = random_model(17, context=96, **FAMILIES[family])
+    for prompt in (PROMPT, PROMPT * 3, [7]):
+        greedy = decoding.generate(model, prompt, 60, temperature=0)
+        new, asked = decoding.lookup(model, prompt, 60, match=match, lookahead=lookahead)
+        assert new == greedy
+        assert -(-60 // (lookahead + 1)) <= asked <= 60
+        asks = asks_by_definition(prompt, greedy, match, lookahead)
+        assert asked == asks and (match > 1 or asks < 60)
+
+
+def asks_by_definition(prompt: list[int], greedy: list[int], match: int, lookahead: int) -> int:
+    """How often a model that writes `greedy` is asked, from the texts alone."""
+    text, asked, done = prompt + greedy, 0, 0
+    while done < len(greedy):
+        known = text[: len(prompt) + done]
+        places = [i for i in range(len(known) - match) if known[i : i + match] == known[-match:]]
+        guesses = known[places[-1] + match :][:lookahead] if places else []
+        while guesses and greedy[done : done + 1] == guesses[:1] and done < len(greedy) - 1:
+            done, guesses = done + 1, guesses[1:]
+        done, asked = done + 1, asked + 1
+    return asked
+
+
+def test_lookup_says_what_is_wrong():
+    for bad in ({"match": 0}, {"lookahead": 0}):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            decoding.lookup(MODEL, PROMPT, 5, **bad)
+    with pytest.raises(ValueError, match="ask for fewer"):
+        decoding.lookup(MODEL, PROMPT, CONTEXT)
+
+
 # Eight bits
 
 
