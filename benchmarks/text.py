@@ -75,6 +75,7 @@ OURS: dict[str, Any] = {
 }
 OURS_RUN = TrainConfig(steps=76, batch_size=32, lr=0.01)
 ORDER = 8  # of the counting models in the mixture: 1-grams to 8-grams
+# The longer n-grams are for less than one pass through the text: then the table learns by heart.
 LONGER = {"ngram_buckets": 131_072, "ngram_longest": 6}
 
 # name -> what is run. "ours" learns by itself, "mixture" on top of the counting models.
@@ -94,17 +95,12 @@ LEARNING: dict[str, dict[str, Any]] = {
         "model": {"ngram_buckets": 0},
         "run": {"steps": 300},
     },
-    "ours with n-grams to 6": {"who": "ours", "model": LONGER, "run": {"steps": 300, "lr": 0.02}},
+    "ours with n-grams to 6": {"who": "ours", "model": LONGER, "run": {"steps": 350, "lr": 0.02}},
     "ours, as many tokens as the reference": {"who": "ours", "run": {"steps": AS_MANY_TOKENS}},
     "ours without the table, as many tokens": {
         "who": "ours",
         "model": {"ngram_buckets": 0},
         "run": {"steps": AS_MANY_TOKENS},
-    },
-    "ours with n-grams to 6, as many tokens": {
-        "who": "ours",
-        "model": LONGER,
-        "run": {"steps": AS_MANY_TOKENS, "lr": 0.02},
     },
 }
 
