@@ -517,17 +517,69 @@ class Int8Linear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
+class Int4Linear(nn.Module):
+    """x Wᵀ + b in bfloat16, W as 4-bit integers with a scale and an offset for 32 columns of a row.
+
+    Two numbers a group follow the weights closely enough for 16 steps (as GGUF's type Q4_1): 5 bits
+    a weight. Takes matrices with a multiple of 32 columns and of 16 rows.
+    """
+
+    weight: Tensor
+    scales: Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        groups = linear.weight.detach().float().unflatten(1, (-1, GROUP))
+        low, high = groups.aminmax(dim=-1, keepdim=True)
+        scale = ((high - low) / 15).clamp(min=1e-12).bfloat16()
+        middle = (low + 8 * scale.float()).bfloat16()  # what step 8 of 0…15 stands for
+        steps = ((groups - middle.float()) / scale.float() + 8).round().clamp(0, 15)
+        packed = torch._convert_weight_to_int4pack_for_cpu(steps.flatten(1).int(), 1)
+        self.register_buffer("weight", packed)
+        scales = torch.cat((scale, middle), dim=-1).transpose(0, 1)  # (groups, rows, 2)
+        self.register_buffer("scales", scales.contiguous())
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (…, columns of W) to (…, rows of W)."""
+        rows = x.flatten(0, -2)
+        y = torch._weight_int4pack_mm_for_cpu(rows, self.weight, GROUP, self.scales)
+        y = y.view(*x.shape[:-1], -1)
+        return y if self.bias is None else y + self.bias
+
+
+GROUP = 32  # columns that share a scale and an offset in `Int4Linear`
+
+
 def to_int8(model: GPT) -> GPT:
     """Return a copy of `model` for inference in bfloat16 whose linear maps hold 8-bit weights."""
+    return _rounded(model, Int8Linear)
+
+
+def to_int4(model: GPT) -> GPT:
+    """Return a copy for inference in bfloat16: 4-bit weights in the blocks, 8-bit in the head.
+
+    A matrix that `Int4Linear` does not take has 8 bits, too. On a CPU only.
+    """
+    return _rounded(model, _int4_or_int8)
+
+
+def _int4_or_int8(linear: nn.Linear) -> nn.Module:
+    rows, columns = linear.weight.shape
+    return Int8Linear(linear) if rows % 16 or columns % GROUP else Int4Linear(linear)
+
+
+def _rounded(model: GPT, kind: Callable[[nn.Linear], nn.Module]) -> GPT:
+    """Copy `model` with `kind` for the linear maps of its blocks, and `Int8Linear` for the head."""
     twin = copy.deepcopy(model).bfloat16().eval()
-    if twin.config.tied:  # the head is a linear map too; the table of embeddings stays as it is
-        twin.config = replace(twin.config, tied=False)
-        twin.head = nn.Linear(1, 1, bias=False)
-        twin.head.weight = twin.embedding.weight
-    for module in list(twin.modules()):
+    head = nn.Linear(1, 1, bias=False)  # a linear map too, where it is the table of embeddings
+    head.weight = twin.embedding.weight if twin.config.tied else twin.head.weight
+    twin.config = replace(twin.config, tied=False)  # the table itself stays as it is
+    twin.add_module("head", Int8Linear(head))
+    for module in list(twin.blocks.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
-                setattr(module, name, Int8Linear(child))
+                setattr(module, name, kind(child))
     return twin
 
 

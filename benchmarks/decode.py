@@ -97,19 +97,24 @@ def bandwidth() -> Turn:
     return turn
 
 
+def columns(module: Any) -> int:
+    """How many numbers a linear map takes; four bits lie two in a byte."""
+    return module.weight.shape[1] * (2 if isinstance(module, decoding.Int4Linear) else 1)
+
+
 def products(model: GPT, in_order: bool) -> Turn:
     """Seconds for the products of one token and nothing else."""
     head = model.head if not model.config.tied else None
     maps = [module for module in model.blocks.modules() if hasattr(module, "weight")]
     maps = [module for module in maps if module.weight.ndim == 2]
-    rows = {n: torch.randn(1, n) for n in {module.weight.shape[1] for module in maps}}
+    rows = {n: torch.randn(1, n) for n in {columns(module) for module in maps}}
     rows = {n: row.to(model.embedding.weight.dtype) for n, row in rows.items()}
 
     def turn() -> float:
         begin = time.perf_counter()
         with step.products_in_order(in_order):
             for module in maps:
-                module(rows[module.weight.shape[1]])
+                module(rows[columns(module)])
             x = rows[model.config.d_model]
             head(x) if head else nn.functional.linear(x, model.embedding.weight)
         return time.perf_counter() - begin
@@ -157,6 +162,7 @@ def contestants(chat: models.ChatModel) -> dict[str, Any]:
         "ours float32": exact,
         "ours bfloat16": copy.deepcopy(exact).bfloat16(),
         "ours int8": decoding.to_int8(exact),
+        "ours int4": decoding.to_int4(exact),
     }
 
 
@@ -221,7 +227,7 @@ def batches(nets: dict[str, Any], prompt: Tensor, rounds: int) -> dict[str, Any]
 def drafts(nets: dict[str, Any], prompts: dict[str, list[int]], rounds: int) -> dict[str, Any]:
     """Greedy text with and without guesses by look-up, where it repeats and where it does not."""
     measured, rows, n = {}, [], 64
-    for name in ("ours float32", "ours bfloat16", "ours int8"):
+    for name in ("ours float32", "ours bfloat16", "ours int8", "ours int4"):
         for kind, ids in prompts.items():
             plain = decoding.generate(nets[name], ids, n, temperature=0)
             found, asked = decoding.lookup(nets[name], ids, n)

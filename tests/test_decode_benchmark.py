@@ -22,6 +22,7 @@ def contestants() -> dict:
         "ours float32": model,
         "ours bfloat16": copy.deepcopy(model).bfloat16(),
         "ours int8": decoding.to_int8(model),
+        "ours int4": decoding.to_int4(model),
     }
 
 

@@ -611,6 +611,45 @@ def test_int8_stays_close_and_leaves_the_original_alone(family):
     assert (close - linear(x)).abs().max() < 0.03 * linear(x).abs().max()
 
 
+# Four bits
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_int4_keeps_what_has_sixteen_steps_a_group_and_comes_near_to_the_rest(bias):
+    linear = torch.nn.Linear(96, 48, bias=bias)
+    with torch.no_grad():  # as in GGUF's Q4_1: 16 steps a group, both ends taken
+        steps = torch.randint(0, 16, (48, 3, 32))
+        steps[..., 0], steps[..., 1] = 0, 15
+        unit, low = 2.0 ** torch.randint(-8, -3, (48, 3, 1)), torch.randint(-12, 2, (48, 3, 1))
+        linear.weight.copy_((unit * (steps + low)).flatten(1))
+    x = torch.randn(2, 5, 96).bfloat16()
+    right = x.float() @ linear.weight.T + (0 if linear.bias is None else linear.bias)
+    y = decoding.Int4Linear(linear)(x)
+    assert y.shape == (2, 5, 48)
+    assert (y - right).abs().max() < 0.01 * right.abs().max()
+    torch.nn.init.normal_(linear.weight)
+    right = x.float() @ linear.weight.T + (0 if linear.bias is None else linear.bias)
+    y = decoding.Int4Linear(linear)(x)
+    assert 0.02 < (y - right).square().mean().sqrt() / right.std() < 0.11
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_int4_generates_and_leaves_the_original_alone(family):
+    model = random_model(11, d_model=64, **FAMILIES[family])
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    rounded = decoding.to_int4(model)
+    ids = torch.randint(VOCAB, (2, 20))
+    with torch.no_grad():
+        exact, rough = model(ids), rounded(ids).float()
+    assert (rough - exact).square().mean().sqrt() < 0.4 * exact.std()
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    kinds = {type(part) for part in rounded.modules()}
+    assert decoding.Int4Linear in kinds and type(rounded.head) is decoding.Int8Linear
+    assert torch.nn.Linear not in kinds and len(decoding.generate(rounded, PROMPT, 40)) == 40
+    odd = decoding.to_int4(random_model(11, d_model=40, **FAMILIES[family]))
+    assert type(odd.blocks[0].attention.out) is decoding.Int8Linear
+
+
 # Devices
 
 
