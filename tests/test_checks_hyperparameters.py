@@ -102,6 +102,11 @@ def rates_of_a_shuffled_grid(low, high, n, rng):
     return rng.permutation(np.geomspace(low, high, n))
 
 
+def rates_of_a_shaken_grid(low, high, n, rng):
+    shaken = rng.permutation(np.geomspace(low, high, n)) * rng.uniform(0.999, 1.001, n)
+    return shaken.clip(low, high)
+
+
 def rates_of_an_own_generator(low, high, n, rng):
     return rates_by_ratio(low, high, n, np.random.default_rng(0))
 
@@ -321,7 +326,7 @@ WRONG = {
         (rates_of_a_bell, "not spread evenly over factors"),
         (rates_too_high, "must stay between low and high"),
         (one_rate, "must be an array of numbers"),
-        (lambda low, high, n, rng: rng.permutation(np.geomspace(low, high, n)), "Drawn one by one"),
+        (rates_of_a_shaken_grid, "Drawn one by one"),
     ],
     "sign_flip_test": [
         (flips(side=lambda x: x), "one side only"),
