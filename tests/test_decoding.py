@@ -594,16 +594,22 @@ def test_lookup_says_what_is_wrong():
 # Eight bits
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_int8_stays_close_and_leaves_the_original_alone(family):
+def rounded_near(family, rounding, share):
+    """Round a model; its logits differ by less than a share of their spread, and it stays itself."""
     model = random_model(11, d_model=64, **FAMILIES[family])
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    rounded = decoding.to_int8(model)
+    rounded = rounding(model)
     ids = torch.randint(VOCAB, (2, 20))
     with torch.no_grad():
         exact, rough = model(ids), rounded(ids).float()
-    assert (rough - exact).square().mean().sqrt() < 0.05 * exact.std()
+    assert (rough - exact).square().mean().sqrt() < share * exact.std()
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    return rounded
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_int8_stays_close_and_leaves_the_original_alone(family):
+    rounded = rounded_near(family, decoding.to_int8, 0.05)
     assert len(decoding.generate(rounded, PROMPT, 40, seed=1)) == 40
     linear = torch.nn.Linear(48, 16)
     x = torch.randn(3, 5, 48)
@@ -635,14 +641,7 @@ def test_int4_keeps_what_has_sixteen_steps_a_group_and_comes_near_to_the_rest(bi
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_int4_generates_and_leaves_the_original_alone(family):
-    model = random_model(11, d_model=64, **FAMILIES[family])
-    before = {name: t.clone() for name, t in model.state_dict().items()}
-    rounded = decoding.to_int4(model)
-    ids = torch.randint(VOCAB, (2, 20))
-    with torch.no_grad():
-        exact, rough = model(ids), rounded(ids).float()
-    assert (rough - exact).square().mean().sqrt() < 0.4 * exact.std()
-    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    rounded = rounded_near(family, decoding.to_int4, 0.4)
     kinds = {type(part) for part in rounded.modules()}
     assert decoding.Int4Linear in kinds and type(rounded.head) is decoding.Int8Linear
     assert torch.nn.Linear not in kinds and len(decoding.generate(rounded, PROMPT, 40)) == 40
