@@ -595,7 +595,7 @@ def test_lookup_says_what_is_wrong():
 
 
 def rounded_near(family, rounding, share):
-    """Round a model; its logits differ by less than a share of their spread, and it stays itself."""
+    """Round a model: it stays itself, and logits move by less than a share of their spread."""
     model = random_model(11, d_model=64, **FAMILIES[family])
     before = {name: t.clone() for name, t in model.state_dict().items()}
     rounded = rounding(model)
